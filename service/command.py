@@ -128,7 +128,7 @@ def _log_start(config: Config) -> None:
         version=metadata.version(DISTRIBUTION),
         python=sys.version.split()[0],
         pid=os.getpid(),
-        store=config.store_url,
+        store=registry.shown_url(config.store_url),
         settings=given_settings(config),
     )
     backend, _ = registry.split_url(config.store_url)

@@ -403,7 +403,8 @@ def given_settings(config: Config) -> dict[str, str]:
     for field in fields(backend):
         value = config.store_settings.get(field.name, getattr(config, field.name, field.default))
         if value != field.default:
-            shown[field.name] = "(hidden)" if field.name.endswith(SECRET_ENDINGS) else str(value)
+            is_secret = field.name.endswith(SECRET_ENDINGS)
+            shown[field.name] = "(hidden)" if is_secret else registry.shown_url(str(value))
     return shown
 
 

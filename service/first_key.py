@@ -52,8 +52,8 @@ def _created(config: Config, key_id: str, *, another: bool) -> tuple[ApiKey, str
     try:
         if engine.api_keys.has_operator_key() and not another:
             raise FailedPrecondition(
-                f"the store in {config.store_url} has an operator key already; if its secret is lost,"
-                " --another ID creates one more"
+                f"the store in {registry.shown_url(config.store_url)} has an operator key already; if its"
+                " secret is lost, --another ID creates one more"
             )
         return engine.api_keys.create_key("", key_id, ApiKey(name="", scopes=(Scope.OPERATOR,)))
     finally:

@@ -1,4 +1,5 @@
-"""Backends by name: `local:DIR` opens the embedded one, `local::memory:` does so in memory.
+"""Backends by name: `local:DIR` opens the embedded one, `local::memory:` does so in memory, and
+`clickhouse://HOST:PORT?gateway=DIR` one whose rows are in a cluster.
 
 Backends of other distributions are found through the entry point group `milepost.backends`: each entry names
 a backend, and its value is a `Registration`.
@@ -6,6 +7,7 @@ a backend, and its value is a `Registration`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,12 +19,20 @@ from engine.backends.base import Backend, Finding, ServingTools, Store, StoreFig
 from engine.clock import Stamp, wall_stamp
 from engine.errors import InvalidInput, Unsupported
 
+_PASSWORD = re.compile(r"(://[^/?@:]*:)[^/?@]*@")
+
 ENTRY_POINT_GROUP = "milepost.backends"
 DEFAULT_BACKEND = "local"
 IN_MEMORY = "local::memory:"
 """URL of a new embedded store in memory, which ends with its process."""
 
-BUILT_IN = {"local": EntryPoint("local", "engine.backends.local.registration:LOCAL", ENTRY_POINT_GROUP)}
+BUILT_IN = {
+    name: EntryPoint(name, registration, ENTRY_POINT_GROUP)
+    for name, registration in (
+        ("local", "engine.backends.local.registration:LOCAL"),
+        ("clickhouse", "engine.backends.clickhouse.registration:CLICKHOUSE"),
+    )
+}
 """By name, not imported: a backend is loaded on first use."""
 
 
@@ -114,6 +124,11 @@ def split_url(url: str) -> tuple[str, str]:
     if not (name and colon and location):
         raise InvalidInput.one("store", f"must be BACKEND:LOCATION, such as local:data; got {url!r}")
     return name, location
+
+
+def shown_url(url: str) -> str:
+    """The URL without its password, for logs and messages."""
+    return _PASSWORD.sub(r"\1***@", url)
 
 
 def open_store(

@@ -1,5 +1,8 @@
 """The backends that the suite runs against: every registered one, each opened in its own directory.
 
+That over a cluster has one ClickHouse server, or one's own servers, and for each directory a database. It is
+skipped when no server can be started.
+
 A test declares the roles it needs (`pytest.mark.needs`). It is skipped for a backend that does not announce
 them, and must use no others.
 """
@@ -19,11 +22,15 @@ from engine.backends.base import PROTOCOLS, Backend, Role
 from engine.backends.local.settings import LocalSettings
 from tests.conformance.as_columns import ColumnsBackend
 from tests.conformance.site import Site
+from tests.engine.backends.clickhouse.databases import Databases, databases_on
+from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started
 
 Opener = Callable[[Path], Backend]
 
 SETTINGS = {"checkpoint_s": 3_600.0}
 """A store checkpoints only on request; a backend without checkpoints does not take it."""
+
+CLUSTER = "clickhouse"
 
 
 def open_registered(name: str, directory: Path) -> Backend:
@@ -39,23 +46,50 @@ def open_by_column(directory: Path) -> Backend:
 
 
 BACKENDS: dict[str, Opener] = {
-    **{name: functools.partial(open_registered, name) for name in registry.names()},
+    **{name: functools.partial(open_registered, name) for name in registry.names() if name != CLUSTER},
     "local, by column": open_by_column,
 }
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(scope="session")
+def cluster_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """The servers that stores in a cluster are on."""
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    if own := own_servers():
+        with databases_on(own) as databases:
+            yield databases
+        return
+    with (
+        started(tmp_path_factory.mktemp("clickhouse"), 1, 1) as servers,
+        databases_on([[server.address for server in shard] for shard in servers]) as databases,
+    ):
+        yield databases
+
+
+def _opener(request: pytest.FixtureRequest) -> Opener:
+    if request.param != CLUSTER:
+        return BACKENDS[request.param]
+    databases: Databases = request.getfixturevalue("cluster_databases")
+    return databases.open
+
+
+@pytest.fixture(params=[*BACKENDS, CLUSTER])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """An empty store of each backend."""
-    opened = Site(BACKENDS[request.param], tmp_path / "store")
+    opened = Site(_opener(request), tmp_path / "store")
     yield opened
     opened.backend.close()
 
 
-@pytest.fixture(params=BACKENDS, scope="session")
+@pytest.fixture(params=[*BACKENDS, CLUSTER], scope="session")
 def shared_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One store for many small worlds, each in its own account."""
-    opened = Site(BACKENDS[request.param], tmp_path_factory.mktemp("conformance"))
+    opened = Site(
+        _opener(request),
+        tmp_path_factory.mktemp("conformance"),
+        over_network=request.param == CLUSTER,
+    )
     yield opened
     opened.backend.close()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -29,15 +31,30 @@ JOURNEY = f"{ACCOUNT}/journeys/welcome"
 
 NOON: Micros = 1_700_049_600_000_000
 PAGE_USERS = 3
+EXAMPLES_OVER_NETWORK = 8
+"""Examples of a property that a backend over the network is shown. Campaigns of its own show it thousands."""
+
+T = TypeVar("T", bound=Callable[..., None])
 
 
 class Site:
     """A backend and its directory."""
 
-    def __init__(self, opener: Callable[[Path], Backend], directory: Path) -> None:
+    def __init__(
+        self, opener: Callable[[Path], Backend], directory: Path, *, over_network: bool = False
+    ) -> None:
         self._opener = opener
+        self._examples_left: dict[str, int] | None = {} if over_network else None
         self.directory = directory
         self.backend = opener(directory)
+
+    def wants(self, test: str) -> bool:
+        """Whether a test of a property is to show another example."""
+        if self._examples_left is None:
+            return True
+        left = self._examples_left.get(test, EXAMPLES_OVER_NETWORK)
+        self._examples_left[test] = left - 1
+        return left > 0
 
     def restart(self) -> None:
         """Closes the store and opens it again."""
@@ -99,6 +116,17 @@ class Site:
     def users(self, *inputs: str) -> frozenset[str]:
         """The users of the usual account that belong to an input."""
         return self.members(plan_of(Universe(inputs=tuple(sorted(inputs or INPUTS)))))[0]
+
+
+def sparing(test: T) -> T:
+    """A test of a property, which shows fewer examples to a backend over the network."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        if named["shared_site"].wants(test.__name__):
+            test(*arguments, **named)
+
+    return cast(T, run)
 
 
 def forget_if_empty(backend: Backend, account: str, name: str) -> None:

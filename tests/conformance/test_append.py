@@ -12,7 +12,20 @@ from engine.backends.base import Appended, NameKind, Role, UserRecord
 from engine.criteria.model import ConsentState, Exists
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval
 from engine.values import Micros, Value
-from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, plan_of, update
+from tests.conformance.site import (
+    ACCOUNT,
+    APP,
+    DESK,
+    NOON,
+    SHOP,
+    SUPPORT,
+    WEB,
+    Site,
+    event,
+    plan_of,
+    sparing,
+    update,
+)
 from tests.oracle.world import fresh_account
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
@@ -168,6 +181,7 @@ writes = st.lists(
 
 @settings(max_examples=60)
 @given(history=writes, checkpoint_after=st.integers(0, 12))
+@sparing
 def test_an_attribute_ends_as_its_last_write(
     shared_site: Site, history: list[tuple[Micros, Value | None]], checkpoint_after: int
 ) -> None:

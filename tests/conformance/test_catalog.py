@@ -25,7 +25,7 @@ from tests.conformance.drawing import (
     instants,
     records,
 )
-from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, update
+from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, sparing, update
 from tests.oracle.history import Aliases, History, histories
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World, fresh_account
 
@@ -215,6 +215,7 @@ def allowed(operation: Operation, aliases: Aliases) -> bool:
 
 @settings(max_examples=60, suppress_health_check=HEALTH)
 @given(data=st.data(), prefix=prefixes, event_name=event_names)
+@sparing
 def test_catalog_equals_brute_force(
     shared_site: Site, data: st.DataObject, prefix: str, event_name: str
 ) -> None:

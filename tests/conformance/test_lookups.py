@@ -26,7 +26,20 @@ from engine.backends.base import (
 from engine.criteria.model import ConsentState, EventType
 from engine.values import MICROS_PER_DAY, Kind, Value, kind_of
 from tests.conformance.drawing import EVENT_NAMES, EVENT_TYPES, KEYS, PURPOSES, STRINGS, input_names
-from tests.conformance.site import ACCOUNT, APP, DESK, INPUTS, NOON, SHOP, SUPPORT, WEB, Site, event, update
+from tests.conformance.site import (
+    ACCOUNT,
+    APP,
+    DESK,
+    INPUTS,
+    NOON,
+    SHOP,
+    SUPPORT,
+    WEB,
+    Site,
+    event,
+    sparing,
+    update,
+)
 from tests.conformance.test_catalog import allowed, operations
 from tests.oracle.history import Aliases, History, histories
 from tests.oracle.world import Operation, World, fresh_account
@@ -137,6 +150,7 @@ def assert_lookups(site: Site, account: str, users: Sequence[History], text: str
 
 @settings(max_examples=30, suppress_health_check=HEALTH)
 @given(data=st.data(), text=st.sampled_from(STRINGS))
+@sparing
 def test_lookups_equal_brute_force(shared_site: Site, data: st.DataObject, text: str) -> None:
     account = fresh_account()
     aliases = Aliases()

@@ -35,7 +35,19 @@ from engine.plan.model import (
 from engine.plan.reads import EventsRead, Reads
 from engine.values import MICROS_PER_HOUR, Micros
 from tests.conformance.drawing import plans, worlds
-from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, SHOP, WEB, Site, event, plan_of, update
+from tests.conformance.site import (
+    ACCOUNT,
+    AUDIENCE,
+    JOURNEY,
+    NOON,
+    SHOP,
+    WEB,
+    Site,
+    event,
+    plan_of,
+    sparing,
+    update,
+)
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import Alias, Erase, Operation, World
@@ -270,6 +282,7 @@ def test_an_account_without_data_has_an_empty_membership(site: Site) -> None:
         unique_by=repr,
     ),
 )
+@sparing
 def test_changes_add_up_to_the_plan(
     shared_site: Site, drawn: tuple[World, Plan], restart: bool, strange: list[Operation]
 ) -> None:

@@ -122,7 +122,7 @@ def test_limits_reach_the_engine() -> None:
         (
             [],
             {"MILEPOST_STORE": "nothing:x"},
-            "MILEPOST_STORE: unknown backend 'nothing'; available: local",
+            "MILEPOST_STORE: unknown backend 'nothing'; available: clickhouse, local",
         ),
         (
             ["--store", "local:a", "--data-dir", "b"],
@@ -268,7 +268,7 @@ def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) ->
         ("port = [1]", ": port must be a text, a number, true or false, got list"),
         ("port = 70000", "port in FILE must be at most 65535, got 70000"),
         ('store = "local:a"\ndata_dir = "b"', "store in FILE and data_dir in FILE both name the store"),
-        ('store = "nothing:x"', "store in FILE: unknown backend 'nothing'; available: local"),
+        ('store = "nothing:x"', "store in FILE: unknown backend 'nothing'; available: clickhouse, local"),
     ],
 )
 def test_faults_of_the_file_name_it(tmp_path: Path, content: str, message: str) -> None:

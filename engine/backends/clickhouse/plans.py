@@ -24,7 +24,7 @@ from engine.backends.base import (
 from engine.backends.clickhouse.cluster import Cluster, Rows
 from engine.backends.clickhouse.query.compiler import Leaf, compile_plan, counted
 from engine.backends.clickhouse.query.events import DECIMAL_BELOW, DECIMAL_LEAST, selected
-from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, one_of_integers, text
+from engine.backends.clickhouse.query.literals import TRUE, all_of, any_of, one_of, one_of_integers, text
 from engine.backends.clickhouse.query.value_tests import (
     NEAR_MARGIN_METERS,
     Edge,
@@ -88,6 +88,20 @@ class Plans:
             case _:
                 raise TypeError(f"{ask!r} is no question")
         return cast(Answer, answer)
+
+    def sizes_by_partition(
+        self, view: View, plan: Plan, partitions: Sequence[int], deadline: float | None = None
+    ) -> dict[int, list[int]]:
+        """The size of each root in each of these partitions that has users."""
+        return _Question(self._cluster, view, plan, partitions, deadline).sizes_by_partition()
+
+    def flags(
+        self, view: View, plan: Plan, partitions: PartitionSet = None, deadline: float | None = None
+    ) -> Iterator[tuple[str, tuple[bool, ...]]]:
+        """The users of some partitions that are in a root, each with a flag for each root. All of them are
+        read by one statement.
+        """
+        return _Question(self._cluster, view, plan, partitions, deadline).flags()
 
 
 class _Question:
@@ -156,9 +170,26 @@ class _Question:
 
     def _with_undecided(self, sizes: Sequence[int], undecided: int) -> tuple[int, ...]:
         if undecided:
-            for flags in self._undecided():
+            for _, flags in self._undecided_users():
                 sizes = [size + flag for size, flag in zip(sizes, flags, strict=True)]
         return tuple(sizes)
+
+    def sizes_by_partition(self) -> dict[int, list[int]]:
+        """Sizes of the roots by partition."""
+        roots = [f"countIf(s{root} AND NOT undecided)" for root in self._plan.roots]
+        columns = ", ".join(["p", *roots, "countIf(undecided)"])
+        by_user = self._compiled.by_user(self._plan.roots, self._scope(TRUE))
+        found: dict[int, list[int]] = {}
+        undecided = 0
+        for rows in self._read(f"SELECT {columns} FROM ({by_user}) GROUP BY p"):
+            for p, *sizes, left in rows:
+                found[p] = sizes
+                undecided += left
+        if undecided:
+            for user, flags in self._undecided_users():
+                sizes = found[partition_of(user)]
+                found[partition_of(user)] = [size + flag for size, flag in zip(sizes, flags, strict=True)]
+        return found
 
     def members(self, after: str, limit: int | None) -> MemberPage:
         """Users of the first root, by partition and then by the bytes of their ids."""
@@ -184,10 +215,22 @@ class _Question:
         none = (False,) * len(self._plan.roots)
         return Containment(tuple(flags.get(user, none) for user in user_ids), self._view.revision)
 
+    def flags(self) -> Iterator[tuple[str, tuple[bool, ...]]]:
+        """The users in some root, and their flags."""
+        by_user = self._compiled.by_user(self._plan.roots, self._scope(TRUE))
+        some = any_of([*(f"s{root}" for root in self._plan.roots), "undecided"])
+        statement = f"SELECT user, [{self._compiled.bits}], undecided FROM ({by_user}) WHERE {some}"
+        return self._flags_by(statement, self._partitions)
+
     def _flags(self, users: Sequence[str]) -> Iterator[tuple[str, tuple[bool, ...]]]:
         by_user = self._compiled.bits_by_user(self._scope(_among(users)))
         statement = f"SELECT user, [{self._compiled.bits}], undecided FROM ({by_user})"
-        partitions = {partition_of(user) for user in users}
+        return self._flags_by(statement, sorted({partition_of(user) for user in users}))
+
+    def _flags_by(
+        self, statement: str, partitions: Sequence[int] | None
+    ) -> Iterator[tuple[str, tuple[bool, ...]]]:
+        """The flags of the users that a statement has, with their bits."""
         for rows in self._cluster.read(statement, partitions, deadline=self._deadline):
             for user, words, undecided in rows:
                 if not undecided:
@@ -214,12 +257,12 @@ class _Question:
 
     # --- users whom SQL leaves undecided --------------------------------------------------------------------
 
-    def _undecided(self) -> Iterator[tuple[bool, ...]]:
-        """The flags of the roots for each of them."""
+    def _undecided_users(self) -> Iterator[tuple[str, tuple[bool, ...]]]:
+        """Each of them with the flags of the roots."""
         after = ""
         while True:
             page = self._page("undecided", after, UNDECIDED_AT_ONCE)
-            yield from self._decided({user: words for user, words, *_ in page}).values()
+            yield from self._decided({user: words for user, words, *_ in page}).items()
             if len(page) < UNDECIDED_AT_ONCE:
                 return
             after = page[-1][0]

@@ -58,14 +58,21 @@ class Writer:
 
     `revision` is the last that is visible. `behind` are replicas that lack rows, by the name of their
     address, with the revision up to which they have all. The owner stores `behind` before it makes a revision
-    visible, keeps the log from there on, and gives both to the next writer.
+    visible, keeps the log from there on, and gives both to the next writer. `keep` is called with each entry
+    that some replica lacks, and with `behind`, before another thread can bring that replica up to date.
     """
 
     def __init__(
-        self, cluster: Cluster, *, revision: int = 0, behind: Mapping[str, int] | None = None
+        self,
+        cluster: Cluster,
+        *,
+        revision: int = 0,
+        behind: Mapping[str, int] | None = None,
+        keep: Callable[[Entry, Mapping[str, int]], None] = lambda entry, behind: None,
     ) -> None:
         self._cluster = cluster
         self._added = revision
+        self._keep = keep
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(INSERTS_MAX, "clickhouse-writer")
         self._behind: dict[str, int] = dict(behind or {})
@@ -91,6 +98,8 @@ class Writer:
         with self._lock:
             for part, batch in [("", entry)] if isinstance(entry, Batch) else self._moved(entry):
                 self._add(batch, part)
+            if self._behind:
+                self._keep(entry, self.behind)
             self._added = entry.revision
 
     def catch_up(self, log: Log) -> Mapping[str, int]:

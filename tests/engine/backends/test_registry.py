@@ -93,7 +93,7 @@ def test_the_embedded_backend(tmp_path: Path) -> None:
 
 
 def test_external_backend_is_opened_with_its_settings() -> None:
-    assert registry.names() == ("idle", "local", "wrong")
+    assert registry.names() == ("clickhouse", "idle", "local", "wrong")
     store = registry.open_store("idle:host:99/db", settings={"depth": 9})
     assert isinstance(store, Idle)
     assert (store.location, store.settings) == ("host:99/db", {"depth": 9})
@@ -117,7 +117,7 @@ def test_a_setting_that_a_backend_does_not_take_is_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "description"),
     [
-        ("nothing:x", "unknown backend 'nothing'; available: idle, local, wrong"),
+        ("nothing:x", "unknown backend 'nothing'; available: clickhouse, idle, local, wrong"),
         ("data", "must be BACKEND:LOCATION, such as local:data; got 'data'"),
         ("local:", "must be BACKEND:LOCATION, such as local:data; got 'local:'"),
         (":data", "must be BACKEND:LOCATION, such as local:data; got ':data'"),

@@ -21,7 +21,7 @@ def texts(values: Iterable[str]) -> str:
 
 def number(value: float) -> str:
     """A Float64, in hexadecimal: the very same double, and never an integer."""
-    return value.hex()
+    return float(value).hex()
 
 
 def int64(value: int) -> str:

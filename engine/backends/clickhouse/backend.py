@@ -1,0 +1,237 @@
+"""`ClickHouseBackend`: the roles of a backend over a cluster, behind one process, the gateway."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence, Sized
+
+from engine.backends.base import Appended, Capabilities, Profile, Role
+from engine.backends.clickhouse.cluster import Cluster
+from engine.backends.clickhouse.gateway.cluster_catalog import ClusterCatalog
+from engine.backends.clickhouse.gateway.cluster_memberships import ClusterMemberships
+from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
+from engine.backends.clickhouse.gateway.cluster_plans import ClusterPlans
+from engine.backends.clickhouse.gateway.location import Location
+from engine.backends.clickhouse.query.compiler import counted
+from engine.backends.clickhouse.server import Server
+from engine.backends.clickhouse.settings import ClickHouseSettings
+from engine.backends.clickhouse.tables import DEDUPLICATED_INSERTS, EVENTS
+from engine.backends.clickhouse.view import View
+from engine.backends.local.roles.lifetime import Lifetime
+from engine.backends.local.roles.measuring import Measuring
+from engine.backends.local.roles.users import Users
+from engine.backends.local.roles.writing import Writing
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.write_ahead_log import BatchEntry
+from engine.clock import Stamp, wall_stamp
+from engine.errors import MilepostError
+from engine.measures import Measure, gauge
+from engine.values import Micros
+
+INSERTS_MAX = DEDUPLICATED_INSERTS // 2
+"""Entries added to the cluster after which a checkpoint is due. A server forgets the tokens of older inserts,
+and a start repeats those since the last checkpoint.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class ClickHouseBackend(
+    ClusterMemberships,
+    ClusterPlans,
+    ClusterCatalog,
+    Writing[ClusterPeople],
+    Users[ClusterPeople],
+    Measuring[ClusterPeople],
+    Lifetime[ClusterPeople],
+):
+    """Users' data in a cluster; log, documents and memberships in a directory. One process owns both. All
+    methods are safe from several threads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: LocalSettings,
+        clock: Callable[[], Stamp],
+        cluster: Cluster,
+        maintenance_s: float,
+    ) -> None:
+        """Use `open`."""
+        self._maintenance_s = maintenance_s
+        self._sweeping = threading.Lock()
+        self._excluded: list[View] = []
+        """Rows to remove, by account, once the views that had begun by then are not used any more."""
+        self._views_begun = 0
+        self._connect(cluster, store)
+        super().__init__(store, settings, clock)
+        self._start()
+
+    @classmethod
+    def open(
+        cls,
+        location: Location,
+        *,
+        settings: ClickHouseSettings | None = None,
+        clock: Callable[[], Stamp] = wall_stamp,
+    ) -> ClickHouseBackend:
+        """Opens or creates a store in a cluster, and replays log entries that are newer than the index.
+
+        Raises StoreUnavailable when another process owns the directory, or a shard has no server that
+        answers; FailedPrecondition when a server has not the rows of this store; DataLoss when the files of
+        the gateway are damaged.
+        """
+        settings = settings or ClickHouseSettings()
+        store = Store.open(location.gateway, map_bytes=settings.map_bytes)
+        cluster = Cluster(
+            [[Server(address, location.database) for address in shard] for shard in location.shards]
+        )
+        try:
+            return cls(store, settings.gateway, clock, cluster, settings.maintenance_s)
+        except BaseException:
+            cluster.close()
+            store.close()
+            raise
+
+    def capabilities(self) -> Capabilities:
+        """All roles but upkeep: the rows are backed up by the cluster's own means."""
+        return Capabilities(name="clickhouse", roles=frozenset(Role) - {Role.UPKEEP})
+
+    # --- users ----------------------------------------------------------------------------------------------
+
+    def profile(self, account: str, user_id: str) -> Profile | None:
+        """The profile of a user, or of the user an alias names: everything except its events."""
+        with self._viewed(account) as (people, view):
+            if people is None:
+                return None
+            with self._locked():
+                own = people.directory.canonical(user_id)
+                ref = people.directory.find(own)
+                if ref is None:
+                    return None
+                seen = {
+                    name: people.seen.times(number, ref) for name, number in people.inputs.numbers.items()
+                }
+            attributes, identities, consents = self._profiles.of(view, own)
+        return Profile(
+            user_id=own,
+            seen={name: times for name, times in seen.items() if times is not None},
+            attributes=attributes,
+            identities=identities,
+            consents=consents,
+        )
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    def _append(self, rows: Sized, request_id: str, entry_at: Callable[[Stamp], BatchEntry]) -> Appended:
+        self._check_room()
+        self._checkpoint_in_time()
+        return super()._append(rows, request_id, entry_at)
+
+    def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
+        """As `Writing.alias`; moves the rows of the user."""
+        self._check_room()
+        self._checkpoint_in_time()
+        return super().alias(account, from_user_id, to_user_id)
+
+    def _checkpoint_in_time(self) -> None:
+        """Checkpoints before a start would repeat more inserts than the servers know."""
+        if self._cluster_state.inserts >= INSERTS_MAX:
+            with self._checkpoint_lock:
+                if self._cluster_state.inserts >= INSERTS_MAX:
+                    self._checkpoint()
+
+    def _has_events_before(self, account: str, before: Micros) -> bool:
+        with self._viewed(account) as (people, view):
+            if people is None or self._cluster_state.rows.of(account).first_time >= before:
+                return False
+            where = f"{counted(view, EVENTS)} AND time < {before}"
+            return any(self._cluster.read(f"SELECT 1 FROM {EVENTS} WHERE {where} LIMIT 1"))
+
+    # --- upkeep of the cluster ------------------------------------------------------------------------------
+
+    def _threads(self) -> Iterator[threading.Thread]:
+        yield from super()._threads()
+        yield threading.Thread(target=self._maintain, name="milepost-cluster", daemon=True)
+
+    def _maintain(self) -> None:
+        """The background thread: applies what waits, lets replicas catch up, and removes rows."""
+        while not self._closing.wait(self._maintenance_s):
+            try:
+                if self._writer.delay is not None:
+                    self._writer.go_on()
+                if self._rows.behind:
+                    self._claim_again()
+                    self._kept.settle(self._rows.catch_up(self._kept.after))
+                self._sweep()
+            except MilepostError as error:
+                _log.warning("the cluster is not brought up to date: %s", error.message)
+            except Exception:
+                _log.exception("bringing the cluster up to date failed")
+
+    def checkpoint(self) -> int:
+        """As `Checkpoints.checkpoint`; removes rows from the cluster that nothing needs any more."""
+        revision = super().checkpoint()
+        self._sweep()
+        self._sweep()
+        return revision
+
+    def _sweep(self) -> None:
+        """Removes the rows that were looked up the last time, unless an answer under way may still have
+        them, or looks up those to remove the next time.
+        """
+        with self._sweeping:
+            if not self._excluded:
+                self._excluded, self._views_begun = self._find_excluded(), self._cluster_state.views_begun()
+            elif self._cluster_state.have_ended(self._views_begun):
+                views, self._excluded = self._excluded, []
+                self._remove(views)
+
+    def _find_excluded(self) -> list[View]:
+        """The rows of each account that no answer from now on has, nor a replay needs."""
+        with self._state.locked():
+            through = self._state.checkpointed.position
+            rows = self._cluster_state.rows
+            views = (rows.of(account).excluded(account, through) for account in rows.accounts())
+            return [view for view in views if view is not None]
+
+    def _remove(self, views: Sequence[View]) -> None:
+        for view in views:
+            events = self._count_excluded(view)
+            if not self._rows.sweep(view):
+                return
+            with self._state.locked():
+                rows = self._cluster_state.rows
+                rows.put(view.account, rows.of(view.account).swept(view, events))
+
+    def _count_excluded(self, view: View) -> int:
+        """The events that a sweep removes."""
+        bare = View(account=view.account, revision=view.revision)
+        statement = (
+            f"SELECT count() FROM {EVENTS} WHERE {counted(bare, EVENTS)} AND NOT {counted(view, EVENTS)}"
+        )
+        return sum(int(rows[0][0]) for rows in self._cluster.read(statement))
+
+    # --- figures --------------------------------------------------------------------------------------------
+
+    def _events_of(self, account: ClusterPeople) -> int:
+        return self._cluster_state.rows.of(account.name).events
+
+    def measures(self) -> Iterator[Measure]:
+        """All figures of this moment."""
+        yield from super().measures()
+        yield gauge(
+            "cluster_replicas_behind", "Servers that lack rows and are not read.", len(self._rows.behind)
+        )
+        yield gauge(
+            "cluster_writes_waiting",
+            "Whether logged writes wait for the cluster.",
+            int(self._writer.delay is not None),
+        )
+
+    def _end_reads(self) -> bool:
+        self._rows.close()
+        self._cluster.close()
+        return True

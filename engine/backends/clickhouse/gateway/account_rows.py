@@ -1,0 +1,109 @@
+"""What of an account's rows counts, and how many they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+import msgspec
+
+from engine.backends.base import EventRecord, Record
+from engine.backends.clickhouse.gateway.keys import ACCOUNTS, account_key, account_of
+from engine.backends.clickhouse.view import View
+from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.backends.local.storage.unwritten import Unwritten
+from engine.criteria.zones import SPAN_MICROS
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+
+
+class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one account. Never changed in place: a view shares it."""
+
+    cuts: dict[str, int] = {}
+    """By user that was erased or moved, the revision up to which its rows do not count any more."""
+    removals: tuple[tuple[Micros, int], ...] = ()
+    """Events before an instant do not count if they came by a revision: (instant, revision)."""
+    spans: frozenset[int] = frozenset()
+    """The spans of time that have events."""
+    events: int = 0
+    """Events added, without those known to be removed."""
+    first_time: Micros = TIME_MAX_MICROS
+    last_time: Micros = TIME_MIN_MICROS
+    """Between which the events lie that were added."""
+
+    def added(self, records: Iterable[Record]) -> AccountRows:
+        """With more records."""
+        times = [record.time for record in records if type(record) is EventRecord]
+        if not times:
+            return self
+        return msgspec.structs.replace(
+            self,
+            spans=self.spans.union(time // SPAN_MICROS for time in times),
+            events=self.events + len(times),
+            first_time=min(self.first_time, *times),
+            last_time=max(self.last_time, *times),
+        )
+
+    def cut(self, users: Collection[str], revision: int) -> AccountRows:
+        """Without the rows of users up to a revision."""
+        return msgspec.structs.replace(self, cuts=self.cuts | dict.fromkeys(users, revision))
+
+    def removed(self, before: Micros, revision: int) -> AccountRows:
+        """Without the events before an instant that came by a revision."""
+        kept = (each for each in self.removals if each[0] > before)
+        return msgspec.structs.replace(self, removals=(*kept, (before, revision)))
+
+    def swept(self, view: View, events: int) -> AccountRows:
+        """After the rows that a view excludes are gone; that many events fewer."""
+        cuts = {user: cut for user, cut in self.cuts.items() if view.cuts.get(user) != cut}
+        removals = tuple(each for each in self.removals if each not in view.removals)
+        return msgspec.structs.replace(self, cuts=cuts, removals=removals, events=self.events - events)
+
+    def excluded(self, account: str, through: int) -> View | None:
+        """What is excluded for good by a revision; None when nothing is."""
+        cuts = {user: cut for user, cut in self.cuts.items() if cut <= through}
+        removals = tuple(each for each in self.removals if each[1] <= through)
+        if not cuts and not removals:
+            return None
+        return View(account=account, revision=through, cuts=cuts, removals=removals)
+
+    def view(self, account: str, revision: int) -> View:
+        """What counts at a revision."""
+        return View(
+            account=account,
+            revision=revision,
+            cuts=self.cuts,
+            removals=self.removals,
+            event_spans=tuple(sorted(self.spans)),
+        )
+
+
+_NOTHING = AccountRows()
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(AccountRows)
+
+
+class AllRows(Unwritten[str, AccountRows]):
+    """The rows of every account, by its name. Kept when an account is forgotten, for as long as rows of it
+    are excluded.
+    """
+
+    def __init__(self, txn: ReadTransaction) -> None:
+        super().__init__()
+        self._rows = {account_of(stored): _decoder.decode(value) for stored, value in txn.scan(ACCOUNTS)}
+
+    def of(self, account: str) -> AccountRows:
+        """The rows of an account."""
+        return self._rows.get(account, _NOTHING)
+
+    def put(self, account: str, rows: AccountRows) -> None:
+        """The rows of an account from now on."""
+        self._rows[account] = self.fresh[account] = rows
+
+    def accounts(self) -> Iterator[str]:
+        """The accounts with rows."""
+        return iter(list(self._rows))
+
+    def write(self, txn: Writable) -> None:
+        """Writes what has changed since the last checkpoint."""
+        for account, rows in self.writing.items():
+            txn.put(account_key(account), _encode(rows))

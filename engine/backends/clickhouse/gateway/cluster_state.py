@@ -1,0 +1,268 @@
+"""The state of a gateway: how log entries come to the cluster and to the users of accounts.
+
+The rows of an entry are added to the cluster before anything changes here. When that fails, the entry stays
+in the log as it is and is applied later, before any other; the rows that are there already are recognised by
+their tokens. An entry becomes visible in one step: its revision, its users, and whom it makes dirty.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from engine.backends.base import Appended, EventRecord, Record
+from engine.backends.clickhouse.gateway.account_rows import AccountRows, AllRows
+from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
+from engine.backends.clickhouse.gateway.columns import events_of, updates_of
+from engine.backends.clickhouse.gateway.profiles import Profiles
+from engine.backends.clickhouse.rows import batch_of
+from engine.backends.clickhouse.view import View
+from engine.backends.clickhouse.writer import Entry, Move, Writer
+from engine.backends.local.account.updates import Item, Shown
+from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.dedupe import event_digests
+from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.transactions import Writable
+from engine.backends.local.storage.user_ref import UserRef
+from engine.backends.local.storage.write_ahead_log import (
+    AliasEntry,
+    AppendEntry,
+    BatchEntry,
+    ImportEntry,
+    UserImportEntry,
+)
+from engine.backends.local.write.state import NotApplied, State, stamp_of
+from engine.errors import MilepostError
+from engine.values import Micros
+
+
+class _Watched(NamedTuple):
+    """Members whose watched values a write concerns, by ref, and the values that are watched."""
+
+    items: frozenset[Item]
+    users: Mapping[UserRef, str]
+
+
+class ClusterState(State[ClusterPeople]):
+    """The in-memory state of one gateway."""
+
+    def __init__(
+        self, store: Store, settings: LocalSettings, check: Callable[[], None], profiles: Profiles
+    ) -> None:
+        """`check` raises when the store is closed or has failed. `writer` is to be set."""
+        super().__init__(store, settings, check, ClusterPeople)
+        self.writer: Writer
+        self.inserts = 0
+        """Entries added to the cluster since the last checkpoint."""
+        self._profiles = profiles
+        self._moved_values: Mapping[UserRef, tuple[Shown, Shown]] = {}
+        """Of the alias that is being applied."""
+        with store.index.reading() as txn:
+            self.rows = AllRows(txn)
+        self._views: dict[int, int] = {}
+        """By read that is under way, how many had begun before."""
+        self._views_begun = 0
+        self._views_lock = threading.Lock()
+
+    # --- views ----------------------------------------------------------------------------------------------
+
+    def view(self, account: str) -> View:
+        """What counts now. Call with the state lock held."""
+        return self.rows.of(account).view(account, self.position)
+
+    @contextmanager
+    def viewing(self, account: str, deadline: float | None = None) -> Iterator[View]:
+        """What counts at the beginning of the block. Nothing of it is swept before its end."""
+        with self.locked(deadline):
+            self.check_account(account)
+            view = self.view(account)
+            number = self._begin_view()
+        try:
+            yield view
+        finally:
+            self._end_view(number)
+
+    @contextmanager
+    def viewing_locked(self, account: str) -> Iterator[View]:
+        """As `viewing`. Call with the state lock held, which may be let go within the block."""
+        number = self._begin_view()
+        try:
+            yield self.view(account)
+        finally:
+            self._end_view(number)
+
+    def _begin_view(self) -> int:
+        with self._views_lock:
+            self._views_begun += 1
+            self._views[self._views_begun] = self._views_begun
+            return self._views_begun
+
+    def _end_view(self, number: int) -> None:
+        with self._views_lock:
+            del self._views[number]
+
+    def views_begun(self) -> int:
+        """How many views have begun. Needs no lock."""
+        return self._views_begun
+
+    def have_ended(self, begun: int) -> bool:
+        """Whether no view is used any more of the first ones that began."""
+        with self._views_lock:
+            return all(number > begun for number in self._views)
+
+    # --- batches --------------------------------------------------------------------------------------------
+
+    def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
+        records = _records_of(entry)
+        with self.locked():
+            first = self._first_answer(position, entry)
+            if first is not None:
+                return first
+            account = self._account(entry.account)
+            repeated = self._repeated(account, entry, records, take=False)
+            taken = [record for record, is_repeated in zip(records, repeated, strict=True) if not is_repeated]
+            owners = {user: account.directory.canonical(user) for user in {each.user_id for each in taken}}
+            first_seq = self._sequence + 1
+        rows = batch_of(
+            entry.account, taken, revision=position, first_seq=first_seq, owner=owners.__getitem__
+        )
+        self._add(rows)
+        for watched in self._until_unchanged(lambda: _watched(account, account.watched_members(taken))):
+            shown = self._shown(position, account, watched)
+            with self.locked():
+                if _watched(account, account.watched_members(taken)) != watched:
+                    continue
+                self._repeated(account, entry, records, take=True)
+                touched = account.apply(taken, (False,) * len(taken), self._sequence)
+                self._sequence += len(taken)
+                self.rows.put(account.name, self.rows.of(account.name).added(taken))
+                _notice(account, shown)
+                self.memberships.mark_dirty(account.name, touched)
+                return self._answered(position, entry, account, len(records), sum(repeated))
+        raise AssertionError("the last turn has answered")
+
+    def _until_unchanged(self, watched: Callable[[], _Watched]) -> Iterator[_Watched]:
+        """What is watched, again and again."""
+        while True:
+            with self.locked():
+                found = watched()
+            yield found
+
+    def _repeated(
+        self, account: ClusterPeople, entry: BatchEntry, records: Sequence[Record], *, take: bool
+    ) -> list[bool]:
+        """For each record whether it is a duplicate event; with `take` its id is known from now on."""
+        at = [n for n, record in enumerate(records) if type(record) is EventRecord and record.event_id]
+        repeated = [False] * len(records)
+        if not at:
+            return repeated
+        events = [record for n in at if type(record := records[n]) is EventRecord]
+        inputs = [account.inputs.number(event.input) for event in events]
+        digests = event_digests(account.number, inputs, [event.event_id for event in events])
+        if take:
+            newest = max(event.time for event in events)
+            known = self.event_ids.take(account.number, digests, newest, stamp_of(entry))
+        else:
+            known = self.event_ids.repeated(account.number, digests, stamp_of(entry))
+        for n, is_known in zip(at, known, strict=True):
+            repeated[n] = is_known
+        return repeated
+
+    def _add(self, entry: Entry) -> None:
+        """Adds rows to the cluster. Raises NotApplied."""
+        try:
+            self.writer.add(entry)
+        except MilepostError as error:
+            raise NotApplied(
+                f"the write is logged, and is applied once the cluster takes it: {error.message}"
+            ) from error
+        self.inserts += 1
+
+    # --- opted-in values ------------------------------------------------------------------------------------
+
+    def _shown(
+        self, position: int, account: ClusterPeople, watched: _Watched
+    ) -> dict[UserRef, tuple[Shown, Shown]]:
+        """The watched values of users before and after a write whose rows are there but not visible yet."""
+        if not watched.users:
+            return {}
+        try:
+            with self.viewing(account.name) as view:
+                before = self._profiles.shown(view, watched.users.values(), watched.items)
+                then = View(account=view.account, revision=position, cuts=view.cuts)
+                after = self._profiles.shown(then, watched.users.values(), watched.items)
+        except MilepostError as error:
+            raise NotApplied(
+                f"the write is logged, and is applied once the cluster can be read: {error.message}"
+            ) from error
+        return {ref: (before[user], after[user]) for ref, user in watched.users.items()}
+
+    # --- other entries --------------------------------------------------------------------------------------
+
+    def _move(self, position: int, account: ClusterPeople, entry: AliasEntry) -> None:
+        with self.locked():
+            if account.directory.find(entry.from_user_id) is None:
+                return
+            target = account.directory.canonical(entry.to_user_id)
+            view = self.view(account.name)
+            watched = _Watched(account.watched_items, account.watched_user(target))
+        self._add(Move(revision=position, source=entry.from_user_id, target=target, view=view))
+        # Nobody opts in while an entry is applied, and who becomes a member meanwhile is among these.
+        self._moved_values = self._shown(position, account, watched)
+
+    def _moved(self, position: int, account: ClusterPeople, entry: AliasEntry) -> None:
+        self._retired(position, account, [entry.from_user_id])
+        _notice(account, self._moved_values)
+
+    def _retired(self, position: int, account: ClusterPeople, users: Collection[str]) -> None:
+        self._change(account.name, lambda rows: rows.cut(users, position))
+
+    def _removed(self, position: int, account: ClusterPeople, before: Micros) -> None:
+        self._change(account.name, lambda rows: rows.removed(before, position))
+
+    def _change(self, account: str, change: Callable[[AccountRows], AccountRows]) -> None:
+        self.rows.put(account, change(self.rows.of(account)))
+
+    # --- checkpointing --------------------------------------------------------------------------------------
+
+    def prepare(self, txn: Writable) -> None:
+        """Collects what is not in the index."""
+        super().prepare(txn)
+        self.rows.prepare()
+        self.inserts = 0
+
+    def write(self, txn: Writable) -> None:
+        """Writes what `prepare` collected."""
+        self.rows.write(txn)
+        super().write(txn)
+
+    def commit(self) -> None:
+        """Finishes a checkpoint that has committed."""
+        super().commit()
+        self.rows.commit()
+
+    def rollback(self) -> None:
+        """Takes back a checkpoint that did not commit."""
+        super().rollback()
+        self.rows.rollback()
+
+
+def _records_of(entry: BatchEntry) -> Sequence[Record]:
+    match entry:
+        case AppendEntry(records=records):
+            return records
+        case ImportEntry(columns=columns):
+            return events_of(columns)
+        case UserImportEntry(columns=updates):
+            return updates_of(updates)
+
+
+def _watched(account: ClusterPeople, users: Mapping[UserRef, str]) -> _Watched:
+    return _Watched(account.watched_items, users)
+
+
+def _notice(account: ClusterPeople, shown: Mapping[UserRef, tuple[Shown, Shown]]) -> None:
+    for ref, (before, after) in shown.items():
+        account.notice(ref, before, after)
