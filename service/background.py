@@ -16,6 +16,9 @@ from service.repeating import Repeating
 CLOCK_INTERVAL_S = 1.0
 WRITES_INTERVAL_S = 0.5
 REST_S_MIN = 0.02
+REST_S_MAX = 0.1
+REST_SHARE = 0.5
+"""Of the processor time of a round."""
 FAILURE_WAIT_S = 5.0
 """Pause after a failed refresh, so that a repeated error does not fill the log."""
 
@@ -29,8 +32,9 @@ class Refresher(Repeating):
     """Refreshes activated audiences after new data and as time passes, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows move
-    without new data. The pause between rounds is as long as the last round, so refreshing takes at most half
-    of the time.
+    without new data. The pause between rounds is a share of the processor time of the last round, so that
+    others have at least a third of the interpreter, and no longer than `REST_S_MAX`: within a round others
+    have their turns too.
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
@@ -47,7 +51,7 @@ class Refresher(Repeating):
 
     def _round(self) -> float:
         """Refreshes once and returns the pause in seconds."""
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             self._live.refresh_all()
         # A failed refresh changes no memberships; the next one retries.
@@ -57,7 +61,7 @@ class Refresher(Repeating):
         except Exception:
             _logger.exception("refresh failed")
             return FAILURE_WAIT_S
-        return min(max(time.monotonic() - began, REST_S_MIN), self._interval_s)
+        return min(max((time.thread_time() - began) * REST_SHARE, REST_S_MIN), REST_S_MAX)
 
 
 class Retainer(Repeating):

@@ -9,6 +9,7 @@ counted one by one and a crash loses nothing. A period without changes has a poi
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
@@ -92,6 +93,7 @@ class SizeHistory:
         (`engine.clock`; None = `now`) may be the result of a wrong clock and displace no others.
         """
         changed = {}
+        starts = functools.cache(functools.partial(_starts, now))
         for audience, membership, zone in audiences:
             stored = self._find(audience)
             if stored is None:
@@ -99,7 +101,7 @@ class SizeHistory:
                 continue
             rolled = [
                 _rolled(series, start, membership, period, zone, now if settled is None else settled)
-                for series, start, period in zip(_open(stored), _starts(now, zone), Period, strict=True)
+                for series, start, period in zip(_open(stored), starts(zone), Period, strict=True)
             ]
             if any(new is not old for new, old in zip(rolled, _open(stored), strict=True)):
                 changed[audience] = _Stored(*rolled)

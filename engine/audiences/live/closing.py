@@ -75,8 +75,12 @@ class Closer:
         Runs inside a write of the records, so that no activation can rely on a membership that is being
         dropped.
         """
+        version = self._definitions.version()
+        if state.needed is not None and version == state.needed_at:
+            return
         needed = frozenset(m.audience for m in self._definitions.needed(journey))
         if needed == state.needed:
+            state.needed_at = version
             return
         with self._repository.writing():
             needed = frozenset(m.audience for m in self._definitions.needed(journey))

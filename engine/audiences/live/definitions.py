@@ -15,7 +15,7 @@ from engine.plan.template import Template
 from engine.plan.tree import made_of
 from engine.resources.activation import Activation
 from engine.resources.milestone_tree import Forest
-from engine.resources.records import Account, Audience, Input, Journey, Milestone, account_of
+from engine.resources.records import Account, Audience, Connection, Input, Journey, Milestone, account_of
 from engine.resources.repository import Repository
 
 DEFINING = (Account, Input, Journey, Milestone, Audience)
@@ -37,9 +37,17 @@ class Definitions:
         calculated = self._activation.calculated(account_of(journey))
         return [m for m in self._forest.milestones(journey) if m.audience in calculated]
 
+    def version(self) -> int:
+        """A number that changes with any record that decides what is needed, or what it means."""
+        return self._repository.generation(*DEFINING, Connection)
+
     def current(self, journey: str, state: JourneyState) -> Definition | None:
         """The calculated milestones as currently defined; None when there are none."""
         with self._repository.reading():
+            version = self.version()
+            if version == state.defined_at:
+                return state.definition
+            state.defined_at = version
             generation = self.generation.value
             records = self.needed(journey)
             names = tuple(record.name for record in records)

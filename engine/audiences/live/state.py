@@ -39,8 +39,12 @@ class JourneyState:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     definition: Definition | None = None
+    defined_at: int | None = None
+    """The version of the records that the definition is of."""
     digests: dict[str, str] = field(default_factory=dict)
     """By audience: the digest of the definition of its last refresh. Only audiences that are up to date."""
+    needed_at: int | None = None
+    """The version of the records by which nothing was left to drop."""
     needed: frozenset[str] | None = None
     """The audiences needed when memberships were last dropped; None before the first check after a start."""
     as_of: Micros = 0

@@ -44,7 +44,11 @@ class Trimmer:
 
     def trim(self, audience: str, membership: Membership) -> None:
         """Trims old changes that every connection has delivered and no watcher may need."""
-        through = min([membership.last_sequence - CHANGES_KEPT, *self._consumers.delivered(audience)])
+        through = membership.last_sequence - CHANGES_KEPT
+        if through - membership.first_sequence < CHANGES_TRIMMED_MIN:
+            # Most often: so the connections of an account are not looked through for each audience.
+            return
+        through = min([through, *self._consumers.delivered(audience)])
         if through - membership.first_sequence >= CHANGES_TRIMMED_MIN:
             self._backend.trim_changes(audience, through)
 

@@ -64,6 +64,10 @@ class DataTimes(NamedTuple):
         """Those of both."""
         return DataTimes(min(self.first, other.first), max(self.last, other.last))
 
+    def hold(self, other: DataTimes) -> bool:
+        """Whether those of the other lie within these."""
+        return self.first <= other.first and other.last <= self.last
+
     def may_meet(self, ranges: Iterable[TimeRange]) -> bool:
         """Whether an event may lie in one of the ranges, or the data are not only events."""
         return self == ANY_TIME or any(

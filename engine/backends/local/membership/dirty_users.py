@@ -7,7 +7,7 @@ it. After a restart every user of a scope counts as dirty. The set of a scope is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyroaring import BitMap
@@ -44,8 +44,7 @@ class Flight:
 
     def add(self, users: Mapping[int, BitMap]) -> None:
         """Users, by group, are to be evaluated again."""
-        for group, some in users.items():
-            self._late[group].update(some)
+        _add_to(self._late, users)
 
     def take(self, group: int) -> BitMap:
         """The users of a group; they are taken out."""
@@ -80,6 +79,16 @@ class Flight:
     def dirty(self) -> tuple[BitMap, ...]:
         """The users who are dirty after the refresh, by group."""
         return self._late
+
+
+def _add_to(groups: Sequence[BitMap], users: Mapping[int, BitMap]) -> None:
+    """Adds users, by group. Each set changes by one operation, which no reader sees half done."""
+    for group, some in users.items():
+        # As `|=`, for the set that readers have.
+        _unite(groups[group], some)
+
+
+_unite = BitMap.__ior__
 
 
 class DirtyUsers:
@@ -167,27 +176,31 @@ class DirtyUsers:
     def mark(self, read: Iterable[ReadBy], times: DataTimes = ANY_TIME) -> None:
         """Marks users as dirty in the scopes that read their new data, which have these times."""
         for scopes, users in read:
+            count = sum(map(len, users.values()))
             for scope in scopes:
-                self._mark(scope, users, times)
+                self._mark(scope, users, count, times)
 
     def mark_all(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
+        count = sum(map(len, users.values()))
         for name, scope in self._scopes.items():
             if scope.account == account:
-                self._mark(name, users, ANY_TIME)
+                self._mark(name, users, count, ANY_TIME)
 
-    def _mark(self, name: str, users: Mapping[int, BitMap], times: DataTimes) -> None:
-        self._times[name] = self._times.get(name, NO_DATA).joined(times)
+    def _mark(self, name: str, users: Mapping[int, BitMap], count: int, times: DataTimes) -> None:
+        """Marks that many users."""
+        known = self._times.get(name, NO_DATA)
+        if not known.hold(times):
+            self._times[name] = known.joined(times)
         groups = self._scopes[name].groups
         if groups is not None:
-            for group, some in users.items():
-                self.marks += len(some)
-                # One operation, which no reader sees half done.
-                groups[group].update(some)
+            self.marks += count
+            _add_to(groups, users)
         flight = self._flights.get(name)
         if flight is not None:
-            flight.add(users)
-            flight.late_times = flight.late_times.joined(times)
+            _add_to(flight.dirty, users)
+            if not flight.late_times.hold(times):
+                flight.late_times = flight.late_times.joined(times)
 
     def remove(self, account: str, gone: Mapping[int, BitMap]) -> None:
         """Removes users of the account (by group) that no longer exist."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,6 +18,9 @@ from engine.values import Micros
 
 CALCULATION_BITS = 63
 """Random bits that tell calculations apart."""
+
+MEMBERS_KEYS_KEPT = 1 << 14
+"""Keys of members that need not be made anew: a round uses each several times."""
 
 _NO_MEMBERS = BitMap().serialize()
 
@@ -54,6 +58,11 @@ class StoredState(msgspec.Struct, array_like=True):
             opted_in=self.opted_in,
             calculation=self.calculation,
         )
+
+
+@functools.lru_cache(MEMBERS_KEYS_KEPT)
+def _members_key(number: int, group: int) -> bytes:
+    return key(Family.MEMBERS, number, group)
 
 
 def new_calculation() -> int:
@@ -112,18 +121,19 @@ class States:
         """The states of memberships. Creates states for audiences that are stored for the first time, with
         numbers above `taken`.
         """
-        free = max(self.free_number, taken + 1)
-        states = {}
+        states: dict[str, StoredState] = {}
+        free = 0
         for audience in audiences:
-            states[audience] = self._states.get(audience) or StoredState(
-                free, account, scope, calculation=new_calculation()
-            )
-            free += audience not in self._states
+            state = self._states.get(audience)
+            if state is None:
+                free = max(free, taken, self.free_number - 1) + 1
+                state = StoredState(free, account, scope, calculation=new_calculation())
+            states[audience] = state
         return states
 
     def members(self, state: StoredState, group: int) -> BitMap:
         """The stored members of a group. Do not modify the result."""
-        cached = self._page_cache.find(key(Family.MEMBERS, state.number, group), BITMAP)
+        cached = self._page_cache.find(_members_key(state.number, group), BITMAP)
         return BitMap() if cached is None else cached.value
 
     def write(self, txn: Writable, audience: str, state: StoredState) -> None:
@@ -132,13 +142,13 @@ class States:
 
     def write_members(self, txn: Writable, state: StoredState, group: int, members: BitMap) -> None:
         """Writes the members of a group."""
-        txn.put(key(Family.MEMBERS, state.number, group), BITMAP.encode(members) or _NO_MEMBERS)
+        txn.put(_members_key(state.number, group), BITMAP.encode(members) or _NO_MEMBERS)
 
     def written(self, audience: str, state: StoredState, members: Mapping[int, BitMap]) -> None:
         """Takes over a committed state, and the members of groups that changed."""
         self._states[audience] = state
         for group, users in members.items():
-            self._page_cache.replace(key(Family.MEMBERS, state.number, group), BITMAP, users)
+            self._page_cache.replace(_members_key(state.number, group), BITMAP, users)
 
     def delete(self, txn: Writable, audience: str) -> None:
         """Deletes a membership."""

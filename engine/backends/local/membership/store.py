@@ -6,7 +6,8 @@ of a round of refreshes is collected scope by scope with the state lock (`Round`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -305,6 +306,13 @@ class Memberships:
         """The state of a membership. Raises NotFound when it is not stored."""
         return self._states.get(audience)
 
+    def members_of(self, audience: str, state: StoredState) -> Callable[[int], BitMap]:
+        """As `members`, for the groups of one audience."""
+        stored = self.published(state.account).stored.get(audience)
+        if stored is None or stored.members is None or self._waiting:
+            return functools.partial(self.members, state)
+        return stored.members.__getitem__
+
     def members(self, state: StoredState, group: int) -> BitMap:
         """The members of a group. Do not modify the result."""
         members = self._states.members(state, group)
@@ -389,13 +397,14 @@ class Memberships:
         self._erased_ids.written(round_.ids)
         self._stored(round_.written)
         accounts: dict[str, dict[str, StoredMembers]] = {}
+        others = self._others_of_scopes(round_)
         for audience, written in round_.written.items():
             stored = self._members_to_publish(audience, written, is_refreshed=True)
             accounts.setdefault(written.state.account, {})[audience] = stored
         for scope, (account, reads) in round_.scopes.items():
             self._dirty.finish(scope, reads)
             accounts.setdefault(account, {})
-            accounts[account] |= self._others_of_scope(account, scope, round_.written)
+            accounts[account] |= others.get(scope, {})
             self._reached[scope] = as_of
         for account in self._reach(still, as_of):
             accounts.setdefault(account, {})
@@ -429,17 +438,17 @@ class Memberships:
             self.abandon(scope)
         self.record_waiting_if_there_is_room()
 
-    def _others_of_scope(
-        self, account: str, scope: str, refreshed: Collection[str]
-    ) -> dict[str, StoredMembers]:
-        """The other memberships of the scope, undecided: nobody knows which of their users were dirty any
-        more.
+    def _others_of_scopes(self, round_: Round) -> dict[str, dict[str, StoredMembers]]:
+        """By scope the memberships that were not refreshed with it, undecided: nobody knows which of their
+        users were dirty any more.
         """
-        return {
-            audience: msgspec.structs.replace(stored, members=None)
-            for audience, stored in self.published(account).stored.items()
-            if stored.scope == scope and audience not in refreshed
-        }
+        found: dict[str, dict[str, StoredMembers]] = {}
+        for account in {account for account, _ in round_.scopes.values()}:
+            for audience, stored in self.published(account).stored.items():
+                if audience not in round_.written and stored.scope in round_.scopes:
+                    undecided = msgspec.structs.replace(stored, members=None)
+                    found.setdefault(stored.scope, {})[audience] = undecided
+        return found
 
     def _store(self, updates: Mapping[str, Update], revision: int) -> dict[str, _Written]:
         with self._index.writing() as txn:
@@ -454,9 +463,14 @@ class Memberships:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
         changes = [change for change in update.changes if change.entered or change.exited]
         members = {}
+        known = self.published(state.account).stored.get(audience)
+        stored = None if known is None or known.scope != state.scope else known.members
         for change in changes:
-            before = self._states.members(state, change.group)
-            after = members[change.group] = (before | change.entered) - change.exited
+            before = self._states.members(state, change.group) if stored is None else stored[change.group]
+            after = before | change.entered
+            if change.exited:
+                after -= change.exited
+            members[change.group] = after
             self._states.write_members(txn, state, change.group, after)
         starts = self._log.append(txn, state, changes, update.as_of)
         self._states.write(txn, audience, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Generic, NamedTuple
@@ -32,6 +33,9 @@ from engine.errors import MilepostError
 from engine.plan.model import Plan, TimeRange
 from engine.plan.reads import Reads
 from engine.values import Micros
+
+BEGUN_AT_ONCE = 8
+"""Scopes that begin to collect who becomes dirty before others go first."""
 
 _NOBODY = BitMap()
 
@@ -154,10 +158,11 @@ class StoredMemberships(OpenStore[P]):
         with self._busy({asked.scope for asked in all_asked}), Watched() as watched:
             try:
                 # All at once: what is later than the instant of the round waits for the next in all of them.
-                for asked in all_asked:
-                    self._try(asked, functools.partial(self._begin, asked, watched))
-                for asked in all_asked:
-                    self._try(asked, functools.partial(self._evaluate, asked, all_asked, watched))
+                self._each(all_asked, lambda asked, found, read: self._begin(asked, found, read, watched))
+                self._each(
+                    all_asked,
+                    lambda asked, found, read: self._evaluate(asked, found, read, all_asked, watched),
+                )
                 with self._index_lock:
                     self._store_round(as_of, all_asked, watched, still)
             finally:
@@ -186,13 +191,25 @@ class StoredMemberships(OpenStore[P]):
         memberships = self._state.memberships
         return tuple(memberships.get(audience).public() for audience in asked.refresh.audiences)
 
-    def _try(self, asked: Asked[P], step: Callable[[], None]) -> None:
-        """Runs a step of a refresh. A scope that fails does not delay the others."""
-        if asked.failure is None:
-            try:
-                step()
-            except MilepostError as error:
-                asked.failure = error
+    def _each(
+        self, all_asked: Sequence[Asked[P]], step: Callable[[Asked[P], P | None, Read], None]
+    ) -> None:
+        """Runs a step of every refresh, many in one read. A scope that fails does not delay the others."""
+        rest = deque(asked for asked in all_asked if asked.failure is None)
+        while rest:
+            name = rest[0].account
+            # Once more with a new read when the account is forgotten amid a step.
+            with suppress(AccountForgotten), self._read(None, name) as (found, read):
+                while rest and rest[0].account == name:
+                    try:
+                        step(rest[0], found, read)
+                    except MilepostError as error:
+                        rest.popleft().failure = error
+                        # The read may have ended without the lock.
+                        break
+                    rest.popleft()
+                    if rest:
+                        read.pause()
 
     # --- evaluating -----------------------------------------------------------------------------------------
 
@@ -200,9 +217,11 @@ class StoredMemberships(OpenStore[P]):
     def beginning(self, scopes: Iterable[str]) -> Iterator[None]:
         """Collects for each scope who becomes dirty from now on, for its refresh within the block."""
         with Watched() as watched:
-            for scope in scopes:
+            all_scopes = tuple(scopes)
+            for start in range(0, len(all_scopes), BEGUN_AT_ONCE):
                 with self._locked():
-                    self._begin_again(scope, watched)
+                    for scope in all_scopes[start : start + BEGUN_AT_ONCE]:
+                        self._begin_again(scope, watched)
             try:
                 yield
             finally:
@@ -222,16 +241,15 @@ class StoredMemberships(OpenStore[P]):
             begun = Begun(account, [users.copy() for users in dirty], watched.since_before(account))
             self._prepared[scope] = flight, begun
 
-    def _begin(self, asked: Asked[P], watched: Watched) -> None:
+    def _begin(self, asked: Asked[P], found: P | None, read: Read, watched: Watched) -> None:
         """Collects who becomes dirty from now on, unless that has begun."""
-        with suppress(AccountForgotten), self._read(None, asked.account) as (found, _):
-            prepared = self._prepared.pop(asked.scope, None)
-            if prepared is not None and self._may_go_on(asked, found, *prepared):
-                asked.flight, asked.begun = prepared
-                return
-            asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
-            if found is not None:
-                asked.begun = self._begun(asked, found, watched.since_before(found))
+        prepared = self._prepared.pop(asked.scope, None)
+        if prepared is not None and self._may_go_on(asked, found, *prepared):
+            asked.flight, asked.begun = prepared
+            return
+        asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
+        if found is not None:
+            asked.begun = self._begun(asked, found, watched.since_before(found))
 
     def _may_go_on(self, asked: Asked[P], account: P | None, flight: Flight, begun: Begun[P]) -> bool:
         """Whether what has begun is of this account and of all that the refresh is about."""
@@ -243,14 +261,20 @@ class StoredMemberships(OpenStore[P]):
         dirty = None if self._is_whole(asked) else [users.copy() for users in self._dirty(asked.scope)]
         return Begun(account, dirty, changed)
 
-    def _evaluate(self, asked: Asked[P], all_asked: Sequence[Asked[P]], watched: Watched) -> None:
+    def _evaluate(
+        self,
+        asked: Asked[P],
+        found: P | None,
+        read: Read,
+        all_asked: Sequence[Asked[P]],
+        watched: Watched,
+    ) -> None:
         """Evaluates who has to be, while others write."""
-        with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
-            if found is not None and asked.flight is not None:
-                if asked.begun is None or asked.begun.account is not found:
-                    asked.begun = self._begun(asked, found, watched.since_now(found))
-                others = (each.dirty for each in all_asked if each.account == asked.account)
-                asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, watched, others, read)
+        if found is not None and asked.flight is not None:
+            if asked.begun is None or asked.begun.account is not found:
+                asked.begun = self._begun(asked, found, watched.since_now(found))
+            others = (each.dirty for each in all_asked if each.account == asked.account)
+            asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, watched, others, read)
 
     def _evaluated(
         self,
@@ -347,8 +371,7 @@ class StoredMemberships(OpenStore[P]):
         with self._locked():
             round_ = memberships.open_round(as_of)
         try:
-            for asked in all_asked:
-                self._try(asked, functools.partial(self._add, asked, round_, watched))
+            self._each(all_asked, lambda asked, found, read: self._add(asked, found, read, round_, watched))
             memberships.write_round(round_)
         except BaseException as error:
             with self._state.locked():
@@ -379,49 +402,57 @@ class StoredMemberships(OpenStore[P]):
             if asked.may_expect(asked.flight.late_times):
                 expected.join(asked.scope, asked.flight.taken)
 
-    def _add(self, asked: Asked[P], round_: Round, watched: Watched) -> None:
+    def _add(
+        self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched
+    ) -> None:
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
-        refresh, memberships = asked.refresh, self._state.memberships
-        evaluation = asked.evaluation
-        with suppress(AccountForgotten), self._read(None, asked.account) as (found, read):
-            # Users may have changed while the index was written to.
-            if evaluation is not None and found is not None and self._holds(evaluation, asked, found):
-                evaluation.catch_up(read)
-        with self._read(None, asked.account) as (found, read), read.keeping_lock():
-            flight = asked.flight
-            if flight is None:
-                flight = asked.flight = memberships.begin(asked.account, asked.scope, refresh.reads)
-            if found is None:
-                evaluation = None
-            elif evaluation is None or not self._holds(evaluation, asked, found):
-                begun = self._begun(asked, found, watched.since_now(found))
-                evaluation = self._evaluated(asked, flight, begun, watched, None, read)
-            states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
-            changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
-            revision = self._state.position
-            if evaluation is not None:
-                if evaluation.is_of_its_beginning:
-                    revision = flight.revision
-                evaluation.settle(read)
-                changes = self._changes(tuple(states.values()), evaluation)
-            flight.settle()
-            definitions = refresh.definitions or [""] * len(states)
-            updates = {
-                audience: Update(state, changed, refresh.plan.as_of, definition)
-                for (audience, state), changed, definition in zip(
-                    states.items(), changes, definitions, strict=True
-                )
-            }
-            memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
+        # Users may have changed while the index was written to.
+        if asked.evaluation is not None and found is not None and self._holds(asked.evaluation, asked, found):
+            asked.evaluation.catch_up(read)
+        with read.keeping_lock():
+            self._add_at_once(asked, found, read, round_, watched)
 
-    def _changes(self, states: Sequence[StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
+    def _add_at_once(
+        self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched
+    ) -> None:
+        refresh, memberships = asked.refresh, self._state.memberships
+        evaluation, flight = asked.evaluation, asked.flight
+        if flight is None:
+            flight = asked.flight = memberships.begin(asked.account, asked.scope, refresh.reads)
+        if found is None:
+            evaluation = None
+        elif evaluation is None or not self._holds(evaluation, asked, found):
+            begun = self._begun(asked, found, watched.since_now(found))
+            evaluation = self._evaluated(asked, flight, begun, watched, None, read)
+        states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
+        changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
+        revision = self._state.position
+        if evaluation is not None:
+            if evaluation.is_of_its_beginning:
+                revision = flight.revision
+            evaluation.settle(read)
+            changes = self._changes(states, evaluation)
+        flight.settle()
+        definitions = refresh.definitions or [""] * len(states)
+        updates = {
+            audience: Update(state, changed, refresh.plan.as_of, definition)
+            for (audience, state), changed, definition in zip(
+                states.items(), changes, definitions, strict=True
+            )
+        }
+        memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
+
+    def _changes(
+        self, states: Mapping[str, StoredState], evaluation: Evaluation
+    ) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
         changes: list[list[GroupChanges]] = [[] for _ in states]
+        members = [self._state.memberships.members_of(*each) for each in states.items()]
         for group, base, sets in evaluation.groups():
-            for at, (state, after) in enumerate(zip(states, sets, strict=True)):
-                before = self._state.memberships.members(state, group)
-                exited = before - after if base is None else (before & base) - after
-                changes[at].append(GroupChanges(group, after - before, exited))
+            for at, (before_in, after) in enumerate(zip(members, sets, strict=True)):
+                before = before_in(group) if base is None else before_in(group) & base
+                if before != after:
+                    changes[at].append(GroupChanges(group, after - before, before - after))
         return changes
 
     def pending(self, scope: str) -> int:
