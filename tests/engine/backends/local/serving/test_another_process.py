@@ -125,6 +125,7 @@ def test_no_answer_is_from_before_an_acknowledged_write(site: Served) -> None:
     with asking(site) as reader:
         for number in range(USERS):
             user_id = f"user-{number}"
+            site.tick()
             assert reader.member(gold, user_id) == site.engine.members.check(gold.audience, user_id).member
 
 

@@ -90,6 +90,8 @@ def agree(site: Served, milestones: list[Milestone]) -> int:
     names = [name for milestone in milestones for name in (milestone.audience, milestone.name)]
     for name in names:
         for user_id in USERS:
+            # As the service does, however long this takes.
+            site.tick()
             answer = site.reader.contains(name, user_id)
             if answer is not None:
                 answered += 1
@@ -97,9 +99,11 @@ def agree(site: Served, milestones: list[Milestone]) -> int:
                 assert answer.member == truth.member, (name, user_id)
                 assert answer.revision == site.backend.revision()
     for milestone in milestones:
+        site.tick()
         many = site.reader.contains_many(ACCOUNT, [milestone.audience, milestone.name], USERS)
         if many is not None:
             for user_id, row in zip(USERS, many.flags.tolist(), strict=True):
+                site.tick()
                 alone = site.reader.contains(milestone.name, user_id)
                 assert row == [UNDECIDED if alone is None else MEMBER if alone.member else NOT_MEMBER] * 2
     return answered
