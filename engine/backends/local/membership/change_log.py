@@ -167,10 +167,14 @@ class ChangeLog:
         """Deletes the change log of a membership."""
         txn.delete_prefix(key(Family.CHANGES, state.number))
 
-    def forget(self, state: StoredState) -> None:
-        """Forgets a change log whose deletion is committed."""
-        self._records.pop(state.number, None)
+    def starts(self, state: StoredState) -> list[int]:
+        """The starts of the records of a membership."""
+        return self._records[state.number]
+
+    def forget(self, state: StoredState) -> list[int]:
+        """Forgets a change log that is being deleted. Returns the starts of its records."""
         self._named.pop(state.number, None)
+        return self._records.pop(state.number, [])
 
     # --- whom changes name ----------------------------------------------------------------------------------
 

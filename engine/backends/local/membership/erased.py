@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
@@ -35,6 +35,12 @@ class Exits:
     gone: dict[int, BitMap]
     users: dict[UserRef, str]
     erased_at: Micros
+    is_closed: bool = False
+    """Whether they are being recorded, so that none is added."""
+
+    def closed(self) -> Exits:
+        """These exits, to be recorded."""
+        return replace(self, is_closed=True)
 
     def add(self, gone: Mapping[int, BitMap], users: Mapping[UserRef, str]) -> None:
         """Adds users erased at the same time."""

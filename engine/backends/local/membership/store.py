@@ -1,21 +1,22 @@
 """Stored memberships: states and members, change logs, dirty users and erased ids put together.
 
-Every operation is one durable transaction over all parts, which take the result over after its commit. That
-of a round of refreshes is collected scope by scope with the state lock (`Round`), and written without it.
+Every operation is one durable transaction over all parts, which take the result over after its commit. It is
+collected with the state lock, as a `Round` of refreshes or a `Write`, and written without it: a commit waits
+for the disk. Only one is under way at a time, by a thread with the index lock.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.base import ChangePage, Membership, OptedIn, PublishedMembership
+from engine.backends.base import ChangePage, OptedIn, PublishedMembership
 from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.account.updates import Watched
@@ -38,7 +39,6 @@ from engine.backends.local.storage.transactions import Writable, WriteBuffer
 from engine.backends.local.storage.user_ref import UserRef, UserRefs
 from engine.backends.local.users.directory import by_group
 from engine.backends.local.users.hash_table import UNKNOWN
-from engine.errors import LimitExceeded
 from engine.plan.reads import Reads
 from engine.values import MICROS_PER_SECOND, Micros
 
@@ -89,6 +89,21 @@ class Round:
         return max((each.state.number for each in self.written.values()), default=0)
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What an operation stores, and what is to be done after the commit or when there is none: both with the
+    state lock.
+    """
+
+    changes: WriteBuffer
+    finish: Callable[[], None]
+    give_up: Callable[[], None] = _nothing
+
+
 class Memberships:
     """All stored memberships. Call with the state lock held, except `listen` and `published`.
 
@@ -118,8 +133,6 @@ class Memberships:
         self.expected = Expected()
         """Who time is expected to move."""
         self._users_of = users_of
-        self._round: Round | None = None
-        """The round that is being stored: states that it is about to change must not change."""
         self._reached: dict[str, Micros] = {}
         self._published: dict[str, PublishedAccount] = {}
         self.serving: Serves | None = None
@@ -232,21 +245,24 @@ class Memberships:
 
     # --- opted-in values ---
 
-    def opt_in(self, audience: str, opted_in: OptedIn) -> None:
+    def opt_in(self, audience: str, opted_in: OptedIn) -> Write | None:
         """Records from now on when these values of a member change."""
         state = self._states.find(audience)
         if state is None or state.opted_in == opted_in:
-            return
-        self.record_waiting()
+            return None
         through = self.log_position() if state.opted_in == OptedIn() else state.updates_through
-        state = self._states.get(audience)
         changed = msgspec.structs.replace(state, opted_in=opted_in, updates_through=through)
-        with self._index.writing() as txn:
-            self._states.write(txn, audience, changed)
-        self._states.written(audience, changed, {})
+        changes = WriteBuffer()
+        self._states.write(changes, audience, changed)
+        # From the log position that is being stored, not from the commit.
         self._watch_values(audience, changed)
-        self._publish_written({audience: _Written(changed, None, {})})
-        self._log.notify([audience])
+
+        def finish() -> None:
+            self._states.written(audience, changed, {})
+            self._publish_written({audience: _Written(changed, None, {})})
+            self._log.notify([audience])
+
+        return Write(changes, finish, lambda: self._watch_values(audience, state))
 
     def _watch_values(self, audience: str, state: StoredState) -> None:
         updates = self.readers_of(state.account).updates
@@ -268,33 +284,44 @@ class Memberships:
         for account in self._dirty.accounts():
             yield from self._dirty.readers_of(account).updates.audiences.items()
 
-    def _record_updates(self) -> None:
+    def record_updates(self) -> Write | None:
         """Writes which members' opted-in values have changed into the change logs."""
         waiting = {audience: each for audience, each in self._watched() if each.changed}
         if not waiting:
-            return
-        outcome = {}
-        with self._index.writing() as txn:
-            for audience, watched in waiting.items():
-                state = self._states.get(audience)
-                found = {
-                    group: members
-                    for group, users in watched.changed.items()
-                    if (members := users & self.members(state, group))
-                }
-                if not found:
-                    continue
-                at = max(state.as_of, self._reached.get(state.scope) or 0)
-                state = msgspec.structs.replace(state, as_of=at, updates_through=self.log_position())
-                starts = self._log.append_updates(txn, state, found, at)
-                self._states.write(txn, audience, state)
-                outcome[audience] = _Written(state, starts, {}, is_news=True)
+            return None
+        changes, outcome = WriteBuffer(), {}
+        taken: list[tuple[Watched, dict[int, BitMap]]] = []
         for audience, watched in waiting.items():
+            state = self._states.get(audience)
+            users_by_group = dict(watched.changed)
+            # Who changes while this is written is recorded next time.
             watched.changed.clear()
-            if audience in outcome:
-                watched.through = outcome[audience].state.updates_through
-        self._stored(outcome)
-        self._publish_written(outcome)
+            taken.append((watched, users_by_group))
+            found = {
+                group: members
+                for group, users in users_by_group.items()
+                if (members := users & self.members(state, group))
+            }
+            if not found:
+                continue
+            at = max(state.as_of, self._reached.get(state.scope) or 0)
+            state = msgspec.structs.replace(state, as_of=at, updates_through=self.log_position())
+            starts = self._log.append_updates(changes, state, found, at)
+            self._states.write(changes, audience, state)
+            outcome[audience] = _Written(state, starts, {}, is_news=True)
+
+        def finish() -> None:
+            for audience, written in outcome.items():
+                waiting[audience].through = written.state.updates_through
+            self._stored(outcome)
+            self._publish_written(outcome)
+
+        def give_up() -> None:
+            for watched, users_by_group in taken:
+                for group, users in users_by_group.items():
+                    watched.changed[group] = watched.changed.get(group, BitMap()) | users
+
+        return Write(changes, finish, give_up)
 
     # --- states and members ---
 
@@ -341,12 +368,9 @@ class Memberships:
 
     def open_round(self, as_of: Micros) -> Round:
         """Begins to collect what a round of refreshes to an instant stores. Call with the index lock, which
-        is kept until `close_round` or `give_up_round`. Exits of erased users are recorded first, and wait
-        from now on.
+        is kept until `close_round` or `give_up_round`. Exits of erased users wait until then.
         """
-        self.record_waiting(as_of)
-        self._round = Round(as_of)
-        return self._round
+        return Round(as_of)
 
     def states(
         self, round_: Round, audiences: Sequence[str], account: str, scope: str
@@ -392,7 +416,7 @@ class Memberships:
         """Takes over what was stored, and publishes it at once for each account. `still`: scopes of which it
         is known that up to the round's instant time has moved no one, so that they have reached it too.
         """
-        self._round, as_of = None, round_.as_of
+        as_of = round_.as_of
         self.instant = as_of
         self._erased_ids.written(round_.ids)
         self._stored(round_.written)
@@ -413,7 +437,6 @@ class Memberships:
             self._publish(account, refreshed)
             self.published(account).users.open()
         self._tell(round_.written)
-        self.record_waiting_if_there_is_room()
 
     def is_instant_due(self, as_of: Micros) -> bool:
         """Whether the instant of a round is to be stored although nothing has changed."""
@@ -433,10 +456,8 @@ class Memberships:
 
     def give_up_round(self, round_: Round) -> None:
         """Nothing of the round was stored."""
-        self._round = None
         for scope in round_.scopes:
             self.abandon(scope)
-        self.record_waiting_if_there_is_room()
 
     def _others_of_scopes(self, round_: Round) -> dict[str, dict[str, StoredMembers]]:
         """By scope the memberships that were not refreshed with it, undecided: nobody knows which of their
@@ -449,15 +470,6 @@ class Memberships:
                     undecided = msgspec.structs.replace(stored, members=None)
                     found.setdefault(stored.scope, {})[audience] = undecided
         return found
-
-    def _store(self, updates: Mapping[str, Update], revision: int) -> dict[str, _Written]:
-        with self._index.writing() as txn:
-            outcome = {a: self._write(txn, a, update, revision) for a, update in updates.items()}
-            states = (written.state for written in outcome.values())
-            ids = self._erased_ids.drop(txn, {state.number: state.first_sequence - 1 for state in states})
-        self._erased_ids.written(ids)
-        self._stored(outcome)
-        return outcome
 
     def _write(self, txn: Writable, audience: str, update: Update, revision: int) -> _Written:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
@@ -520,52 +532,79 @@ class Memberships:
         definition = written.definition or ("" if before is None else before.facts.definition)
         return StoredMembers(PublishedMembership(state.public(), definition), state.scope, members)
 
-    def exit_all(self, audience: str, as_of: Micros, revision: int) -> Membership:
-        """Empties a membership, recording every exit."""
-        self.record_waiting()
-        state = self.get(audience)
-        changes = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
-        self._publish_written(self._store({audience: Update(state, changes, as_of)}, revision))
-        return self.get(audience).public()
+    def write(self, write: Write) -> None:
+        """Stores what an operation has collected, in one transaction. Needs no state lock."""
+        if write.changes.size_bytes:
+            with self._index.writing() as txn:
+                write.changes.write_to(txn)
 
-    def copy(self, audience: str, name: str, after: int) -> None:
-        """Keeps a membership as it is now under another name, with its changes above `after`."""
-        self.record_waiting()
-        self.drop(name)
-        state = self.get(audience)
+    def exit_all(self, audience: str, as_of: Micros, revision: int) -> Write:
+        """Empties a membership, recording every exit."""
+        state, buffer = self.get(audience), WriteBuffer()
+        changes = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
+        written = self._write(buffer, audience, Update(state, changes, as_of), revision)
+        ids = self._erased_ids.drop(buffer, {state.number: written.state.first_sequence - 1})
+
+        def finish() -> None:
+            self._erased_ids.written(ids)
+            self._stored({audience: written})
+            self._publish_written({audience: written})
+
+        return Write(buffer, finish)
+
+    def copy(self, audience: str, name: str, after: int) -> Write:
+        """Keeps a membership as it is now under another name, which has none, with its changes above
+        `after`.
+        """
+        state, changes = self.get(audience), WriteBuffer()
         number = self._states.free_number
         members = {group: self._states.members(state, group) for group in range(self._groups)}
         copied = msgspec.structs.replace(
             state, number=number, scope="", first_sequence=max(state.first_sequence, after + 1)
         )
-        with self._index.writing() as txn:
-            starts = self._log.copy(txn, txn, state, number, after)
-            if starts is None:
-                starts, copied = [], _of_members(copied)
-                kept = {}
-            else:
-                kept = self._erased_ids.copy(txn, state.number, number)
-            for group, users in members.items():
-                self._states.write_members(txn, copied, group, users)
-            self._states.write(txn, name, copied)
-        self._erased_ids.written(kept)
-        self._stored({name: _Written(copied, starts, members)})
+        kept: dict[bytes, ErasedUser] = {}
+        with self._index.reading() as txn:
+            starts = self._log.copy(changes, txn, state, number, after)
+        if starts is None:
+            starts, copied = [], _of_members(copied)
+        else:
+            kept = self._erased_ids.copy(changes, state.number, number)
+        for group, users in members.items():
+            self._states.write_members(changes, copied, group, users)
+        self._states.write(changes, name, copied)
 
-    def drop(self, audience: str) -> None:
-        """Deletes a membership and its change log."""
+        def finish() -> None:
+            self._erased_ids.written(kept)
+            self._stored({name: _Written(copied, starts, members)})
+
+        return Write(changes, finish)
+
+    def drop(self, audience: str) -> Write | None:
+        """Deletes a membership and its change log. Nothing finds it from now on."""
         state = self.find(audience)
         if state is None:
-            return
-        with self._index.writing() as txn:
-            self._states.delete(txn, audience)
-            self._log.delete(txn, state)
-            ids = self._erased_ids.drop(txn, {state.number: state.last_sequence})
-        self._erased_ids.written(ids)
-        self.readers_of(state.account).updates.drop(audience)
+            return None
+        changes = WriteBuffer()
+        self._states.delete(changes, audience)
+        self._log.delete(changes, state)
+        ids = self._erased_ids.drop(changes, {state.number: state.last_sequence})
+        stored = self.published(state.account).stored.get(audience)
         self._states.forget(audience)
-        self._log.forget(state)
+        starts = self._log.forget(state)
         self._publish(state.account, {}, dropped=[audience])
-        self._log.notify([audience])
+
+        def finish() -> None:
+            self._erased_ids.written(ids)
+            self.readers_of(state.account).updates.drop(audience)
+            self._log.notify([audience])
+
+        def give_up() -> None:
+            self._states.written(audience, state, {})
+            self._log.written(state, starts)
+            if stored is not None:
+                self._publish(state.account, {audience: stored})
+
+        return Write(changes, finish, give_up)
 
     # --- erased users ---
 
@@ -573,29 +612,32 @@ class Memberships:
         """Removes erased users: they exit every membership, by id, and are dirty nowhere.
 
         Users that have exited before are ignored, so a replay may repeat the call. The exits are kept in
-        memory for `record_waiting`, which runs before the checkpoint that trims the log.
+        memory for `record_exits`, which runs before the checkpoint that trims the log.
         """
         gone = by_group(users)
         self._dirty.remove(account.name, gone)
         self.readers_of(account.name).updates.remove(gone)
         last = self._waiting[-1] if self._waiting else None
-        if last is not None and (last.account, last.erased_at) == (account.name, erased_at):
+        if (
+            last is not None
+            and not last.is_closed
+            and (last.account, last.erased_at) == (account.name, erased_at)
+        ):
             last.add(gone, users)
         else:
             self._waiting.append(Exits(account.name, account.number, gone, dict(users), erased_at))
 
-    def record_waiting_if_there_is_room(self) -> None:
-        """As `record_waiting`. The exits go on waiting while the store is full or a round is stored, and
-        after a start until the first round: its instant is after all that were told before.
+    @property
+    def may_record_exits(self) -> bool:
+        """Whether exits of erased users wait that need not wait for a round. After a start they wait for the
+        first: its instant is after all that were told before.
         """
-        if self._round is None and all(
+        return bool(self._waiting) and all(
             self._reached.get(state.scope)
             for exits in self._waiting
             for state in self._of(exits).values()
             if state.scope
-        ):
-            with suppress(LimitExceeded):
-                self.record_waiting()
+        )
 
     def find_named(self, account: str, pause: Callable[[], None]) -> None:
         """Finds whom stored changes of the account name, before some of its users are erased. Calls `pause`
@@ -613,19 +655,23 @@ class Memberships:
         if stored is not None:
             self._publish(account, stored.stored)
 
-    def record_waiting(self, as_of: Micros = 0) -> None:
-        """Records pending exits of erased users, as of this instant or that of the last round, whichever is
-        later. Raises LimitExceeded while the store is full.
+    def record_exits(self, as_of: Micros = 0) -> Write | None:
+        """Records the first of the pending exits of erased users, as of this instant or that of the last
+        round, whichever is later. None: none waits.
         """
-        while self._waiting:
-            self._record(self._waiting[0], as_of)
-            del self._waiting[0]
-        self._record_updates()
+        return self._exits(self._waiting[0], as_of) if self._waiting else None
+
+    @property
+    def has_exits(self) -> bool:
+        """Whether exits of erased users wait to be recorded."""
+        return bool(self._waiting)
 
     def _of(self, exits: Exits) -> dict[str, StoredState]:
         return self._states.of_account(exits.account)
 
-    def _record(self, exits: Exits, as_of: Micros) -> None:
+    def _exits(self, exits: Exits, as_of: Micros) -> Write:
+        # Users that are erased while this is written wait apart.
+        self._waiting[0] = exits = exits.closed()
         changes, outcome, naming = WriteBuffer(), {}, []
         for audience, state in self._of(exits).items():
             gone = [
@@ -644,13 +690,14 @@ class Memberships:
                 last = written.state.last_sequence
             naming.append(Naming(state.number, last, self._log.named(state)))
         kept = self._erased_ids.keep(changes, exits, naming)
-        if not changes.size_bytes:
-            return
-        with self._index.writing() as txn:
-            changes.write_to(txn)
-        self._erased_ids.written(kept)
-        self._stored(outcome)
-        self._publish_written(outcome)
+
+        def finish() -> None:
+            self._waiting = [each for each in self._waiting if each is not exits]
+            self._erased_ids.written(kept)
+            self._stored(outcome)
+            self._publish_written(outcome)
+
+        return Write(changes, finish)
 
     def _reached_before(self, time: Micros) -> Micros:
         """An instant that is not before any that was reached before the start, at a time after it."""
@@ -674,21 +721,29 @@ class Memberships:
         """
         return self._log.sequence_at(audience, instant)
 
-    def trim(self, audience: str, through: int) -> None:
-        """Deletes changes up to and including a sequence."""
+    def trim(self, audience: str, through: int) -> Write | None:
+        """Deletes changes up to and including a sequence. From now on they cannot be read."""
         state = self.find(audience)
         if state is None or through < state.first_sequence:
-            return
+            return None
         through = min(through, state.last_sequence)
         after = msgspec.structs.replace(state, first_sequence=through + 1)
-        with self._index.writing() as txn:
-            starts = self._log.trim(txn, state, through)
-            self._states.write(txn, audience, after)
-            ids = self._erased_ids.drop(txn, {state.number: through})
-        self._erased_ids.written(ids)
+        changes, before = WriteBuffer(), self._log.starts(state)
+        starts = self._log.trim(changes, state, through)
+        self._states.write(changes, audience, after)
+        ids = self._erased_ids.drop(changes, {state.number: through})
         self._states.written(audience, after, {})
         self._log.written(after, starts)
-        self._publish_written({audience: _Written(after, starts, {})})
+
+        def finish() -> None:
+            self._erased_ids.written(ids)
+            self._publish_written({audience: _Written(after, starts, {})})
+
+        def give_up() -> None:
+            self._states.written(audience, state, {})
+            self._log.written(state, before)
+
+        return Write(changes, finish, give_up)
 
     def listen(self, audience: str, changed: Callable[[], None]) -> Callable[[], None]:
         """Calls `changed` after each change of the audience, until the result is called. May be called

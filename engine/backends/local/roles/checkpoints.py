@@ -161,11 +161,13 @@ class Checkpoints(OpenStore[P]):
         """
         changes = WriteBuffer()
         try:
-            with self._writer.paused(), self._index_lock, self._state.locked():
-                appended_bytes = self._log.appended_bytes
-                self._state.memberships.record_waiting()
-                self._state.prepare(changes)
-                self._writer.records_since_checkpoint = 0
+            with self._writer.paused(), self._index_lock:
+                # While the writer pauses, no more come to wait.
+                self._record_waiting()
+                with self._state.locked():
+                    appended_bytes = self._log.appended_bytes
+                    self._state.prepare(changes)
+                    self._writer.records_since_checkpoint = 0
             self._state.write(changes)
             with self._index_lock, self._store.index.writing() as txn:
                 changes.write_to(txn)

@@ -150,9 +150,10 @@ class StoredMemberships(OpenStore[P]):
         evaluated with them, unless they can wait for the next refresh. The transaction is written without
         the state lock.
         """
-        if not refreshes and not self._state.memberships.is_instant_due(as_of):
+        memberships = self._state.memberships
+        if not refreshes and not memberships.has_exits and not memberships.is_instant_due(as_of):
             with self._locked():
-                self._state.memberships.stand_still(as_of, still)
+                memberships.stand_still(as_of, still)
             return []
         all_asked: list[Asked[P]] = [Asked(refresh) for refresh in refreshes]
         with self._busy({asked.scope for asked in all_asked}), Watched() as watched:
@@ -368,6 +369,8 @@ class StoredMemberships(OpenStore[P]):
     ) -> None:
         """Stores what was evaluated and publishes it. Call with the index lock."""
         memberships = self._state.memberships
+        self._check()
+        self._record_waiting(as_of)
         with self._locked():
             round_ = memberships.open_round(as_of)
         try:
@@ -376,6 +379,7 @@ class StoredMemberships(OpenStore[P]):
         except BaseException as error:
             with self._state.locked():
                 memberships.give_up_round(round_)
+            self._record_exits_if_there_is_room()
             if not isinstance(error, MilepostError):
                 raise
             for asked in all_asked:
@@ -386,6 +390,8 @@ class StoredMemberships(OpenStore[P]):
             for asked in all_asked:
                 if asked.failure is None:
                     self._expect(asked)
+        # Of users who were erased meanwhile.
+        self._record_exits_if_there_is_room()
 
     def _expect(self, asked: Asked[P]) -> None:
         """Takes over whom of the refreshed users time is expected to move."""
@@ -514,19 +520,24 @@ class StoredMemberships(OpenStore[P]):
 
     def opt_in(self, audience: str, opted_in: OptedIn) -> None:
         """Records from now on when these values of a member change."""
-        with self._index_lock, self._locked():
-            self._state.memberships.opt_in(audience, opted_in)
+        memberships = self._state.memberships
+        with self._index_lock:
+            self._check()
+            self._record_waiting()
+            self._commit(lambda: memberships.opt_in(audience, opted_in))
 
     def record_updates(self) -> None:
         """Writes the changes of opted-in values that wait into the change logs."""
         if self._state.memberships.has_updates:
-            with self._index_lock, self._locked():
-                self._state.memberships.record_waiting()
+            with self._index_lock:
+                self._check()
+                self._record_waiting()
 
     def trim_changes(self, audience: str, through: int) -> None:
         """Deletes changes up to and including that sequence."""
-        with self._index_lock, self._locked():
-            self._state.memberships.trim(audience, through)
+        with self._index_lock:
+            self._check()
+            self._commit(lambda: self._state.memberships.trim(audience, through))
 
     def erased_through(self, audience: str, before: Micros) -> int:
         """The last change of the audience that names a user erased before an instant; 0: none."""
@@ -535,18 +546,28 @@ class StoredMemberships(OpenStore[P]):
 
     def exit_all(self, audience: str, as_of: Micros) -> Membership:
         """Empties the stored membership and records the exit of every member."""
-        with self._index_lock, self._locked():
-            return self._state.memberships.exit_all(audience, as_of, self._state.position)
+        memberships = self._state.memberships
+        with self._index_lock:
+            self._check()
+            self._record_waiting()
+            self._commit(lambda: memberships.exit_all(audience, as_of, self._state.position))
+            with self._locked():
+                return memberships.get(audience).public()
 
     def copy_membership(self, audience: str, name: str, after: int) -> None:
         """Keeps the stored membership as it is now under another name."""
-        with self._index_lock, self._locked():
-            self._state.memberships.copy(audience, name, after)
+        memberships = self._state.memberships
+        with self._index_lock:
+            self._check()
+            self._record_waiting()
+            self._commit(lambda: memberships.drop(name))
+            self._commit(lambda: memberships.copy(audience, name, after))
 
     def drop_membership(self, audience: str) -> None:
         """Deletes the stored membership and its change log."""
-        with self._index_lock, self._locked():
-            self._state.memberships.drop(audience)
+        with self._index_lock:
+            self._check()
+            self._commit(lambda: self._state.memberships.drop(audience))
 
     def drop_scope(self, scope: str) -> None:
         """Stops tracking dirty users of a scope without stored memberships."""

@@ -8,12 +8,14 @@ request holds it for a short answer; a longer one lets others go first (`storage
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic
 
+from engine.backends.local.membership.store import Write
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
@@ -21,7 +23,7 @@ from engine.backends.local.storage.write_ahead_log import WriteAheadLog
 from engine.backends.local.write.group_commit import Writer
 from engine.backends.local.write.state import P, State
 from engine.clock import Stamp
-from engine.errors import StoreUnavailable
+from engine.errors import LimitExceeded, StoreUnavailable
 from engine.values import Micros
 
 
@@ -88,6 +90,47 @@ class OpenStore(Generic[P]):
             self._check()
             account = self._state.find_account(name)
             yield account, read
+
+    # --- writing memberships ---
+
+    def _commit(self, collect: Callable[[], Write | None]) -> bool:
+        """Stores an operation on memberships. It is collected and published with the state lock, and
+        committed without it, since a commit waits for the disk. Call with the index lock. False: there was
+        nothing to do.
+        """
+        with self._state.locked():
+            write = collect()
+        if write is None:
+            return False
+        try:
+            self._state.memberships.write(write)
+        except BaseException:
+            with self._state.locked():
+                write.give_up()
+            raise
+        with self._state.locked():
+            write.finish()
+        return True
+
+    def _record_waiting(self, as_of: Micros = 0) -> None:
+        """Records pending exits of erased users, as of this instant or that of the last round, whichever is
+        later, and changes of opted-in values. Call with the index lock. Raises LimitExceeded while the store
+        is full.
+        """
+        memberships = self._state.memberships
+        while self._commit(functools.partial(memberships.record_exits, as_of)):
+            pass
+        self._commit(memberships.record_updates)
+
+    def _record_exits_if_there_is_room(self) -> None:
+        """Records pending exits, unless the store is full or they wait for a round. Call with the index
+        lock.
+        """
+        with self._state.locked():
+            may_record = self._state.memberships.may_record_exits
+        if may_record:
+            with suppress(LimitExceeded):
+                self._record_waiting()
 
     def _check(self) -> None:
         if self._closed:

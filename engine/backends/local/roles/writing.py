@@ -148,4 +148,10 @@ class Writing(Checkpoints[P]):
         answer = self._writer.write(
             lambda at: AliasEntry(account, at.arrival, from_user_id, to_user_id, at.settled)
         )
+        # Otherwise a round or a checkpoint records the exit.
+        if self._index_lock.acquire(blocking=False):
+            try:
+                self._record_exits_if_there_is_room()
+            finally:
+                self._index_lock.release()
         return answer.revision

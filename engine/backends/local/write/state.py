@@ -324,7 +324,6 @@ class State(Generic[P]):
                 self.memberships.erased(account, gone, stamp_of(entry).settled)
         with self.locked():
             account.remove_events_of(by_group(users.values()), self._lock.yield_lock)
-            self.memberships.record_waiting_if_there_is_room()
             self._reach(position, entry)
         return Appended(position, len(users), 0)
 
@@ -350,7 +349,6 @@ class State(Generic[P]):
                         exits = {before: entry.from_user_id}
                         self._moved(position, account, entry)
                         self.memberships.erased(account, exits, stamp_of(entry).settled)
-                        self.memberships.record_waiting_if_there_is_room()
             self._reach(position, entry)
         return Appended(position, 1, 0)
 
