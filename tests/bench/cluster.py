@@ -54,7 +54,7 @@ from tests.bench.questions import HEADLINE, Form, Turn, forms
 from tests.engine.backends.clickhouse import library
 from tests.engine.backends.clickhouse.servers import ClickHouseServer, fresh_cluster, started
 
-TURNS = 6
+TURNS = 10
 """The first is not counted: it reads from disk."""
 TABLE_WIDTH = 132
 LOAD_S_MAX = 3_600.0
@@ -144,9 +144,9 @@ def load(cluster: Cluster, users: Path, events: Path) -> None:
         for replica in shard.replicas:
             partitions = f"p >= {shard.partitions.start} AND p < {shard.partitions.stop}"
             for statement in (*_facts(users, partitions), *_events(events, partitions)):
-                _run(replica.server, statement)
+                run_long(replica.server, statement)
             for table in (EVENTS, FACTS, SEEN):
-                _run(replica.server, f"OPTIMIZE TABLE {table} FINAL")
+                run_long(replica.server, f"OPTIMIZE TABLE {table} FINAL")
 
 
 def with_base(cluster: Cluster) -> View:
@@ -155,12 +155,12 @@ def with_base(cluster: Cluster) -> View:
     for replica in cluster.replicas():
         for table, columns in ((FACTS, "time + 1 AS time, toUInt64(2) AS rev"), (SEEN, "toUInt64(2) AS rev")):
             rows = f"SELECT * REPLACE ({columns}) FROM {table} WHERE cityHash64(user) % {LATER_EVERY} = 0"
-            _run(replica.server, f"INSERT INTO {table} {rows}")
-        _run(replica.server, f"OPTIMIZE TABLE {PROFILES} FINAL")
+            run_long(replica.server, f"INSERT INTO {table} {rows}")
+        run_long(replica.server, f"OPTIMIZE TABLE {PROFILES} FINAL")
     return msgspec.structs.replace(VIEW, base=built[synthetic.ACCOUNT])
 
 
-def _run(server: Server, statement: str) -> None:
+def run_long(server: Server, statement: str) -> None:
     """Runs a statement for as long as it takes."""
     address = server.address
     url = f"http://{address.host}:{address.port}/?database={server.database}"

@@ -4,12 +4,14 @@ time until an answer is right again after a server was killed.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,13 +21,16 @@ from engine.backends.clickhouse import bases
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.rows import Batch, batch_of
+from engine.backends.clickhouse.server import Server
+from engine.backends.clickhouse.tables import EVENTS, MIGRATIONS, Layout
 from engine.backends.clickhouse.view import View
 from engine.backends.clickhouse.writer import Writer
 from engine.criteria.model import EventType
 from engine.errors import StoreUnavailable
 from engine.plan.model import Plan, Universe
+from engine.values import MICROS_PER_DAY, partition_of
 from tests.bench import synthetic
-from tests.bench.cluster import HOT, processor_ms
+from tests.bench.cluster import HOT, processor_ms, run_long
 from tests.engine.backends.clickhouse.servers import ClickHouseServer, fresh_cluster, started
 
 BATCH_EVENTS = (1_000, 10_000, 100_000)
@@ -59,6 +64,8 @@ def run(
         _base(view, servers, cluster),
     ]
     console.print(_table(costs))
+    for variant in _variants(servers, cluster):
+        console.print(variant)
     return costs
 
 
@@ -149,6 +156,68 @@ def _base(view: View, servers: Sequence[ClickHouseServer], cluster: Cluster) -> 
     cost = _measured("building a base", servers, built())
     bases.drop(cluster, [view.base.name])
     return cost
+
+
+# --- other tables -------------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, tuple[str, str, int]] = {
+    "as it is: Delta and ZSTD(1), 8,192 rows a granule": ("", "", 8_192),
+    "LZ4 for ZSTD(1)": ("ZSTD(1)", "LZ4", 8_192),
+    "ZSTD(3) for ZSTD(1)": ("ZSTD(1)", "ZSTD(3)", 8_192),
+    "LZ4 for user alone": ("user String CODEC(ZSTD(1))", "user String CODEC(LZ4)", 8_192),
+    "without Delta": ("Delta, ZSTD(1)", "ZSTD(1)", 8_192),
+    "1,024 rows a granule": ("", "", 1_024),
+    "32,768 rows a granule": ("", "", 32_768),
+}
+"""Tables of events with other codecs (what is replaced, and by what) and rows a granule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Bytes of a row of a table of events, and milliseconds of processor time of a server to count the events
+    of a dense name by user, and to find those of one user.
+    """
+
+    what: str
+    row_bytes: float
+    by_user_ms: float
+    one_user_ms: float
+
+
+def _variants(servers: Sequence[ClickHouseServer], cluster: Cluster) -> Iterator[Variant]:
+    (replica,) = cluster.replicas()
+    server = replica.server
+    ((events, *_), *_) = MIGRATIONS
+    for what, (old, new, granule) in VARIANTS.items():
+        columns = events.columns.replace(old, new) if old else events.columns
+        table = msgspec.structs.replace(events, name="variant", columns=columns)
+        server.command(f"{table.statement(Layout())}, index_granularity = {granule}")
+        run_long(server, f"INSERT INTO {table.name} SELECT * FROM {EVENTS}")
+        run_long(server, f"OPTIMIZE TABLE {table.name} FINAL")
+        rows = (
+            f"FROM {table.name} WHERE account = '{synthetic.ACCOUNT}' AND name = '{synthetic.DENSE_NAMES[0]}'"
+        )
+        since = synthetic.END - 30 * MICROS_PER_DAY
+        by_user = f"SELECT user {rows} AND time >= {since} AND rev <= 2 GROUP BY user HAVING count() >= 3"
+        user = synthetic.user_id(7)
+        one = f"SELECT time {rows} AND p = {partition_of(user)} AND user = '{user}'"
+        ((size,),) = server.query(
+            "SELECT sum(bytes_on_disk) / sum(rows) FROM system.parts"
+            f" WHERE active AND database = currentDatabase() AND table = '{table.name}'"
+        )
+        yield Variant(
+            what=what,
+            row_bytes=round(size, 1),
+            by_user_ms=_median_ms(servers, server, f"SELECT count() FROM ({by_user})"),
+            one_user_ms=_median_ms(servers, server, f"SELECT count() FROM ({one})"),
+        )
+        server.command(f"DROP TABLE {table.name} SYNC")
+
+
+def _median_ms(servers: Sequence[ClickHouseServer], server: Server, statement: str) -> float:
+    asked = f"{statement} SETTINGS use_query_condition_cache = 0"
+    times = [processor_ms(servers, lambda: server.query(asked))[0] for _ in range(2 * TIMES)]
+    return round(statistics.median(times), 1)
 
 
 # --- killed servers -----------------------------------------------------------------------------------------

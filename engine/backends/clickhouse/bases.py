@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
-from engine.backends.clickhouse.cluster import Cluster, Replica
+from engine.backends.clickhouse.cluster import LOOK_S, Cluster, Replica
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.events import ARRIVAL_ORDER
 from engine.backends.clickhouse.query.literals import all_of, text, texts
@@ -60,14 +60,22 @@ def build(
         ]
         for shard in cluster.shards
     }
-    with ThreadPoolExecutor(BUILDS_MAX, "clickhouse-base") as pool:
+    pool = ThreadPoolExecutor(BUILDS_MAX, "clickhouse-base")
+    try:
         building = [
-            pool.submit(_build_on, replica, name, inserts[shard])
+            (cluster.watched(replica), replica, pool.submit(_build_on, replica, name, inserts[shard]))
             for shard in cluster.shards
             for replica in shard.replicas
         ]
-        for each in building:
-            each.result()
+        for quiet, replica, done in building:
+            while not done.done():
+                wait([done], LOOK_S)
+                if not done.done() and quiet.is_dead():
+                    raise StoreUnavailable(f"the server {replica.server.address.name} is silent")
+            done.result()
+    finally:
+        # Inserts into a silent server are given up. They may still happen, for a base that nobody names.
+        pool.shutdown(wait=False, cancel_futures=True)
     return {
         view.account: Base(name=name, revision=view.revision, hot=_hot(hot or {}, view.account))
         for view in views
@@ -97,6 +105,11 @@ def _build_on(replica: Replica, name: str, inserts: Iterable[str]) -> None:
         raise StoreUnavailable(f"the server {replica.server.address.name} lacks the latest writes")
     for statement in inserts:
         replica.server.command(statement)
+    own = f"FROM {PROFILES} WHERE base = {text(name)}"
+    ((rows, users),) = replica.server.query(f"SELECT count(), uniqExact(account, user) {own}")
+    if rows != users:
+        # A client may send a statement again whose answer was lost.
+        raise StoreUnavailable(f"the server {replica.server.address.name} made some profiles twice")
     replica.server.command(f"INSERT INTO {BASES} VALUES ({text(name)})")
 
 

@@ -1,11 +1,12 @@
-"""Kills and stalls servers of two shards of two replicas while users' data come in, and checks every answer.
+"""Kills, stalls and fills servers of two shards of two replicas while data come in, and checks every answer.
 
     python -m tests.engine.backends.clickhouse.faults --rounds 200 --seed 7
 
-A round writes, moves and erases users while one thing after another goes wrong: a replica is killed or
-stopped, both replicas of a shard are, or the owner of the rows ends in the middle of an insert and begins
-anew from its log. After each step every user is asked for. Its answer is that of the oracle, or the question
-fails with StoreUnavailable; it is never another one. At the end of a round all servers run again, have caught
+A round writes, moves and erases users and builds bases while one thing after another goes wrong: a replica is
+killed or stopped, both replicas of a shard are, a replica takes no more inserts as its disk is full, or the
+owner of the rows ends in the middle of an insert and begins anew from its log. After each step every user is
+asked for. Its answer is that of the oracle, or the question fails with StoreUnavailable; it is never another
+one. At the end of a round all servers run again, have caught
 up and have the same rows.
 """
 
@@ -24,15 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.backends.base import Contains, Count, EventRecord, Record, UserRecord
+from engine.backends.clickhouse import bases
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.rows import batch_of
-from engine.backends.clickhouse.tables import COLUMNS
-from engine.backends.clickhouse.view import View
+from engine.backends.clickhouse.tables import COLUMNS, PROFILES
+from engine.backends.clickhouse.view import Base, View
 from engine.backends.clickhouse.writer import Entry, Move, Writer
 from engine.criteria.model import Aggregate, Equals, EventType
 from engine.errors import StoreUnavailable
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval, Plan, Step, Universe
+from engine.values import PARTITION_COUNT
 from tests.engine.backends.clickhouse.servers import (
     ClickHouseServer,
     fresh_cluster,
@@ -48,7 +51,10 @@ ACCOUNT = "accounts/faults"
 WORKSPACE = f"{ACCOUNT}/workspaces/w"
 INPUT = f"{WORKSPACE}/inputs/i"
 USERS = tuple(f"user-{number}" for number in range(40))
+HOT = ((WORKSPACE, "tier"),)
 STEPS = 12
+FREE_BYTES_MIN = "min_free_disk_bytes_to_perform_insert"
+"""The setting of a table by which an insert fails as on a full disk."""
 AGAIN_S = 0.5
 CATCH_UP_S_MAX = 120.0
 
@@ -71,6 +77,7 @@ class Owner:
         self.visible = 0
         self.behind: dict[str, int] = {}
         self.cuts: dict[str, int] = {}
+        self.base: Base | None = None
         self.pending_cuts: dict[str, int] = {}
         self.done: list[Operation] = []
         self.pending: Operation | None = None
@@ -86,7 +93,18 @@ class Owner:
 
     def view(self) -> View:
         """What counts."""
-        return View(account=ACCOUNT, revision=self.visible, cuts=dict(self.cuts), event_spans=(0,))
+        cuts = dict(self.cuts)
+        return View(account=ACCOUNT, revision=self.visible, cuts=cuts, event_spans=(0,), base=self.base)
+
+    def build_base(self) -> bool:
+        """Builds a base and switches to it. False when it cannot be built now."""
+        view = self.view()
+        try:
+            built = bases.build(self.cluster, [view], {ACCOUNT: HOT}, partitions_at_once=PARTITION_COUNT)
+        except StoreUnavailable:
+            return False
+        self.base = built[ACCOUNT]
+        return True
 
     def since(self, revision: int) -> Sequence[Entry]:
         """The log after a revision."""
@@ -145,6 +163,7 @@ class Round:
         self.owner = Owner(cluster)
         self.killed: list[ClickHouseServer] = []
         self.stalled: list[ClickHouseServer] = []
+        self.full: list[ClickHouseServer] = []
         self.answers_s: list[float] = []
         self.ends_in: int | None = None
         self.time = 0
@@ -152,9 +171,14 @@ class Round:
     def run(self) -> list[str]:
         """The differences."""
         try:
+            # Before anything goes wrong: later a server is almost always away, and no base can be built.
+            self._write()
+            self._build_base()
             for _ in range(STEPS):
                 self._fault()
                 self._write()
+                if self.source.random() < 0.2:
+                    self._build_base()
                 if found := self._differences():
                     return found
                 if self.source.random() < 0.4:
@@ -163,6 +187,9 @@ class Round:
             while not self.owner.add_pending():
                 time.sleep(AGAIN_S)
             self._catch_up()
+            if found := self._differences(must_answer=True):
+                return found
+            self._build_base()
             return self._differences(must_answer=True) + list(self._unlike_replicas())
         finally:
             self._mend(one=False)
@@ -173,14 +200,17 @@ class Round:
     def _fault(self) -> None:
         """Something goes wrong with servers that run, or will with the owner."""
         running = [each for each in self.servers if each not in (*self.killed, *self.stalled)]
-        kind = self.source.choice(("nothing", "kill", "kill", "stall", "shard", "owner"))
+        kind = self.source.choice(("nothing", "kill", "kill", "stall", "shard", "full", "owner"))
         self.ends_in = self.source.randrange(6) if kind == "owner" else None
         if kind == "shard":
             first = self.source.choice((0, 2))
             hit = [each for each in self.servers[first : first + 2] if each in running]
         else:
-            hit = self.source.sample(running, 1) if running and kind in ("kill", "stall") else []
+            hit = self.source.sample(running, 1) if running and kind in ("kill", "stall", "full") else []
         for server in hit:
+            if kind == "full":
+                self._fill(server)
+                continue
             if kind == "stall":
                 server.stall()
                 self.stalled.append(server)
@@ -188,6 +218,17 @@ class Round:
                 server.kill()
                 self.killed.append(server)
             self.counts[f"servers {'stopped' if kind == 'stall' else 'killed'}"] += 1
+
+    def _fill(self, server: ClickHouseServer) -> None:
+        """Its disk has less left than its tables need for an insert."""
+        self._set(server, f"MODIFY SETTING {FREE_BYTES_MIN} = {1 << 60}")
+        self.full.append(server)
+        self.counts["disks full"] += 1
+
+    def _set(self, server: ClickHouseServer, change: str) -> None:
+        (replica,) = (each for each in self.cluster.replicas() if each.server.address == server.address)
+        for table in (*COLUMNS, PROFILES):
+            replica.server.command(f"ALTER TABLE {table} {change}")
 
     def _mend(self, *, one: bool) -> None:
         """Starts one server again, or all of them."""
@@ -197,6 +238,10 @@ class Round:
         for server in self.killed[:1] if one else tuple(self.killed):
             server.start()
             self.killed.remove(server)
+        runs = [each for each in self.full if each not in (*self.killed, *self.stalled)]
+        for server in runs[:1] if one else runs:
+            self._set(server, f"RESET SETTING {FREE_BYTES_MIN}")
+            self.full.remove(server)
         if one:
             self.owner.writer.catch_up(self.owner.since)
             self.owner.behind = dict(self.owner.writer.behind)
@@ -206,6 +251,10 @@ class Round:
         while self.owner.writer.catch_up(self.owner.since):
             assert time.monotonic() < until, f"does not catch up: {self.owner.writer.behind}"
         self.owner.behind = {}
+
+    def _build_base(self) -> None:
+        built = self.owner.build_base()
+        self.counts["bases built" if built else "bases that could not be built"] += 1
 
     # --- what comes in --------------------------------------------------------------------------------------
 
