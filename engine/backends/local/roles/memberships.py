@@ -192,9 +192,7 @@ class StoredMemberships(OpenStore[P]):
         memberships = self._state.memberships
         return tuple(memberships.get(audience).public() for audience in asked.refresh.audiences)
 
-    def _each(
-        self, all_asked: Sequence[Asked[P]], step: Callable[[Asked[P], P | None, Read], None]
-    ) -> None:
+    def _each(self, all_asked: Sequence[Asked[P]], step: Callable[[Asked[P], P | None, Read], None]) -> None:
         """Runs a step of every refresh, many in one read. A scope that fails does not delay the others."""
         rest = deque(asked for asked in all_asked if asked.failure is None)
         while rest:
@@ -408,9 +406,7 @@ class StoredMemberships(OpenStore[P]):
             if asked.may_expect(asked.flight.late_times):
                 expected.join(asked.scope, asked.flight.taken)
 
-    def _add(
-        self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched
-    ) -> None:
+    def _add(self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched) -> None:
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
         # Users may have changed while the index was written to.
         if asked.evaluation is not None and found is not None and self._holds(asked.evaluation, asked, found):
@@ -448,9 +444,7 @@ class StoredMemberships(OpenStore[P]):
         }
         memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
 
-    def _changes(
-        self, states: Mapping[str, StoredState], evaluation: Evaluation
-    ) -> list[list[GroupChanges]]:
+    def _changes(self, states: Mapping[str, StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
         changes: list[list[GroupChanges]] = [[] for _ in states]
         members = [self._state.memberships.members_of(*each) for each in states.items()]
