@@ -74,7 +74,7 @@ def test_silent_calls_without_a_key_give_way_to_others(tmp_path: Path, method: s
     """As many as their pool holds, and more: each further one ends the one that is silent for longest."""
     with serving(tmp_path / "store", in_flight_max=SILENT, access_log="none") as service:
         service.create_inputs()
-        health = health_pb2_grpc.HealthStub(service.channel)
+        health: Any = health_pb2_grpc.HealthStub(service.channel)
         pool = service.application._server._pools[kind_of(method)]
         silent = Silent(service, method, pool.in_flight_max + SILENT)
         early, late = silent.calls[:SILENT], silent.calls[SILENT:]
