@@ -48,11 +48,11 @@ class Site:
         self.directory = directory
         self.backend = opener(directory)
 
-    def wants(self, test: str) -> bool:
+    def wants(self, test: str, examples_max: int) -> bool:
         """Whether a test of a property is to show another example."""
         if self._examples_left is None:
             return True
-        left = self._examples_left.get(test, EXAMPLES_OVER_NETWORK)
+        left = self._examples_left.get(test, examples_max)
         self._examples_left[test] = left - 1
         return left > 0
 
@@ -118,15 +118,18 @@ class Site:
         return self.members(plan_of(Universe(inputs=tuple(sorted(inputs or INPUTS)))))[0]
 
 
-def sparing(test: T) -> T:
+def sparing(examples: int = EXAMPLES_OVER_NETWORK) -> Callable[[T], T]:
     """A test of a property, which shows fewer examples to a backend over the network."""
 
-    @functools.wraps(test)
-    def run(*arguments: Any, **named: Any) -> None:
-        if named["shared_site"].wants(test.__name__):
-            test(*arguments, **named)
+    def decorated(test: T) -> T:
+        @functools.wraps(test)
+        def run(*arguments: Any, **named: Any) -> None:
+            if named["shared_site"].wants(test.__name__, examples):
+                test(*arguments, **named)
 
-    return cast(T, run)
+        return cast(T, run)
+
+    return decorated
 
 
 def forget_if_empty(backend: Backend, account: str, name: str) -> None:

@@ -215,7 +215,7 @@ def allowed(operation: Operation, aliases: Aliases) -> bool:
 
 @settings(max_examples=60, suppress_health_check=HEALTH)
 @given(data=st.data(), prefix=prefixes, event_name=event_names)
-@sparing
+@sparing(examples=1)
 def test_catalog_equals_brute_force(
     shared_site: Site, data: st.DataObject, prefix: str, event_name: str
 ) -> None:

@@ -150,7 +150,7 @@ def assert_lookups(site: Site, account: str, users: Sequence[History], text: str
 
 @settings(max_examples=30, suppress_health_check=HEALTH)
 @given(data=st.data(), text=st.sampled_from(STRINGS))
-@sparing
+@sparing(examples=1)
 def test_lookups_equal_brute_force(shared_site: Site, data: st.DataObject, text: str) -> None:
     account = fresh_account()
     aliases = Aliases()
