@@ -589,18 +589,24 @@ class Memberships:
         self._log.delete(changes, state)
         ids = self._erased_ids.drop(changes, {state.number: state.last_sequence})
         stored = self.published(state.account).stored.get(audience)
+        updates = self.readers_of(state.account).updates
+        watched = updates.audiences.get(audience)
+        # At once: writes ask for the members of what is watched.
+        updates.drop(audience)
         self._states.forget(audience)
         starts = self._log.forget(state)
         self._publish(state.account, {}, dropped=[audience])
 
         def finish() -> None:
             self._erased_ids.written(ids)
-            self.readers_of(state.account).updates.drop(audience)
             self._log.notify([audience])
 
         def give_up() -> None:
             self._states.written(audience, state, {})
             self._log.written(state, starts)
+            if watched is not None:
+                self._watch_values(audience, state)
+                updates.audiences[audience].changed.update(watched.changed)
             if stored is not None:
                 self._publish(state.account, {audience: stored})
 
