@@ -116,8 +116,9 @@ def users_of(address: str) -> int:
 
 def test_every_block_of_the_page_is_run_by_a_test() -> None:
     every = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    # tests/service/auth/test_security_page.py runs those of the section on security.
-    elsewhere = blocks("Security")
+    # tests/service/auth/test_security_page.py runs those of the section on security, and
+    # tests/service/test_store_in_cluster.py a service over a ClickHouse server, whose URL names its own port.
+    elsewhere = [*blocks("Security"), *blocks("In a ClickHouse cluster")]
     here = [START, STOP, IN_MEMORY, BACKUP, DELETE, RESTORE, ASKED, OFFLINE, ADOPT]
     assert sorted(every) == sorted([*here, *elsewhere])
 

@@ -29,6 +29,7 @@ KEYED_BY_FEW = {
     ("engine/backends/local/events/columns.py", "_limits_of"),
     ("engine/backends/local/events/days.py", "_offsets"),
     ("engine/backends/local/events/decimals.py", "integer_bounds"),
+    ("engine/backends/local/membership/states.py", "_members_key"),
     ("engine/backends/local/storage/process_memory.py", "_function"),
     ("service/delivery/trust.py", "_trusting"),
     ("service/delivery/sinks/nats.py", "_client_class"),

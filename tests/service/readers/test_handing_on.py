@@ -82,7 +82,7 @@ def test_a_callers_deadline_holds_at_the_writer(service: Serving) -> None:
     check = members.check
 
     def asked(*args: Any, **kwargs: Any) -> Any:
-        deadlines.append(kwargs["deadline"] - time.monotonic())
+        deadlines.append(kwargs["deadline"]() - time.monotonic())
         return check(*args, **kwargs)
 
     members.check = asked

@@ -152,13 +152,12 @@ class ClusterPlans(OpenCluster):
 
 
 def _work(step: Step, users: int, rows: AccountRows) -> float:
-    match step:
-        case EventMatch(selection=selection):
-            ranges = [selection.time]
-        case SequenceMatch(steps=selections):
-            ranges = [selection.time for selection in selections]
-        case _:
-            return STEP_US if operands_of(step) else STEP_US + USER_US * users
+    if isinstance(step, EventMatch):
+        ranges = [step.selection.time]
+    elif isinstance(step, SequenceMatch):
+        ranges = [selection.time for selection in step.steps]
+    else:
+        return STEP_US if operands_of(step) else STEP_US + USER_US * users
     length = max(1, rows.last_time - rows.first_time + 1)
     share = max(
         1.0 if span.start is None or span.end is None else min(1.0, (span.end - span.start) / length)
