@@ -118,18 +118,15 @@ class Site:
         return self.members(plan_of(Universe(inputs=tuple(sorted(inputs or INPUTS)))))[0]
 
 
-def sparing(examples: int = EXAMPLES_OVER_NETWORK) -> Callable[[T], T]:
+def sparing(test: T) -> T:
     """A test of a property, which shows fewer examples to a backend over the network."""
 
-    def decorated(test: T) -> T:
-        @functools.wraps(test)
-        def run(*arguments: Any, **named: Any) -> None:
-            if named["shared_site"].wants(test.__name__, examples):
-                test(*arguments, **named)
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        if named["shared_site"].wants(test.__name__, EXAMPLES_OVER_NETWORK):
+            test(*arguments, **named)
 
-        return cast(T, run)
-
-    return decorated
+    return cast(T, run)
 
 
 def forget_if_empty(backend: Backend, account: str, name: str) -> None:

@@ -181,7 +181,7 @@ writes = st.lists(
 
 @settings(max_examples=60)
 @given(history=writes, checkpoint_after=st.integers(0, 12))
-@sparing()
+@sparing
 def test_an_attribute_ends_as_its_last_write(
     shared_site: Site, history: list[tuple[Micros, Value | None]], checkpoint_after: int
 ) -> None:

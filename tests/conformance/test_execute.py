@@ -58,7 +58,7 @@ EVERYONE = Universe(inputs=(WEB,))
 
 @settings(max_examples=120, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, checkpointed=st.booleans())
-@sparing()
+@sparing
 def test_every_step_equals_brute_force(
     shared_site: Site, drawn: tuple[World, Plan], checkpointed: bool
 ) -> None:
@@ -86,7 +86,7 @@ def test_every_step_equals_brute_force(
         )
     )
 )
-@sparing()
+@sparing
 def test_plans_that_share_steps_and_roots_are_answered_apart(
     shared_site: Site, drawn: tuple[World, Plan, list[dict[int, Step]]]
 ) -> None:
@@ -107,7 +107,7 @@ def test_plans_that_share_steps_and_roots_are_answered_apart(
 
 @settings(max_examples=60, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, chosen=st.sets(st.sampled_from([partition_of(u) for u in USER_IDS])))
-@sparing()
+@sparing
 def test_partitions_restrict_every_answer(
     shared_site: Site, drawn: tuple[World, Plan], chosen: set[int]
 ) -> None:
@@ -128,7 +128,7 @@ def test_partitions_restrict_every_answer(
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans)
-@sparing()
+@sparing
 def test_answers_asked_again_follow_new_data(shared_site: Site, drawn: tuple[World, Plan]) -> None:
     """A write invalidates cached answers that read the changed data."""
     world, plan = drawn
@@ -147,7 +147,7 @@ def test_answers_asked_again_follow_new_data(shared_site: Site, drawn: tuple[Wor
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans)
-@sparing()
+@sparing
 def test_trace_reports_the_size_of_every_step(shared_site: Site, drawn: tuple[World, Plan]) -> None:
     world, plan = drawn
     shared_site.happen(world.account, world.operations)

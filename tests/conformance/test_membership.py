@@ -282,7 +282,7 @@ def test_an_account_without_data_has_an_empty_membership(site: Site) -> None:
         unique_by=repr,
     ),
 )
-@sparing()
+@sparing
 def test_changes_add_up_to_the_plan(
     shared_site: Site, drawn: tuple[World, Plan], restart: bool, strange: list[Operation]
 ) -> None:

@@ -71,7 +71,7 @@ def _told(profile: Profile | None, account: str) -> str:
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, at=st.integers(0, 4), checkpoint=st.booleans())
-@sparing()
+@sparing
 def test_alias_equals_sending_as_the_other_user(
     shared_site: Site, drawn: tuple[World, Plan], at: int, checkpoint: bool
 ) -> None:
@@ -89,7 +89,7 @@ def test_alias_equals_sending_as_the_other_user(
 
 @settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, gone=st.sets(st.sampled_from(USER_IDS), min_size=1, max_size=4))
-@sparing()
+@sparing
 def test_erasure_equals_never_sending(shared_site: Site, drawn: tuple[World, Plan], gone: set[str]) -> None:
     world, plan = drawn
     erased, never = fresh_account(), fresh_account()
