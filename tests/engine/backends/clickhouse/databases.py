@@ -7,7 +7,7 @@ import itertools
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from urllib.parse import quote
 from engine.backends import registry
 from engine.backends.base import Backend
 from engine.backends.clickhouse.server import Address, Server
+from engine.errors import StoreUnavailable
 
 
 class Databases:
@@ -42,7 +43,9 @@ class Databases:
         """Drops all databases."""
         for address, database in itertools.product(itertools.chain(*self._shards), self._names):
             server = Server(address, database)
-            server.make_database(f"DROP DATABASE IF EXISTS {database}")
+            # A server that a test has ended takes its databases with it.
+            with suppress(StoreUnavailable):
+                server.make_database(f"DROP DATABASE IF EXISTS {database}")
             server.close()
 
 
