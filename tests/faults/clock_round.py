@@ -80,6 +80,7 @@ class ClockRound:
         self._lag: Micros = 0
         """Downtime before starts under a wrong clock: unknown to the service until it believes the clock."""
         self._started_ahead = False
+        self._believed: Micros = 0
         self.steps = 0
         self.jumps = 0
         self.removals = 0
@@ -128,13 +129,17 @@ class ClockRound:
         backend.remove_events = removing  # type: ignore[method-assign]
 
     def _right_removal(self) -> Micros:
-        """Before which instant events are removed at most: that of a right clock, unless a start believed one
-        that was ahead by less than a deployment takes.
+        """Before which instant events are removed at most."""
+        return (self._latest_believed() - self._world.event_retention - PAST_QUESTIONS_MICROS) // DAY * DAY
+
+    def _latest_believed(self) -> Micros:
+        """The latest time that removals may have used: that of a right clock, unless a start believed one
+        that was ahead by less than a deployment takes. What was removed by then does not come back.
         """
-        ahead = self.clock.settled() - self.machine.real
-        believed = ahead if self._started_ahead and ahead <= RESTART_GAP_MICROS else 0
-        oldest = self.machine.real + max(0, believed) - self._world.event_retention - PAST_QUESTIONS_MICROS
-        return oldest // DAY * DAY
+        real, settled = self.machine.real, self.clock.settled()
+        is_believed = self._started_ahead and settled <= real + RESTART_GAP_MICROS
+        self._believed = max(self._believed, real, settled if is_believed else real)
+        return self._believed
 
     def _activate(self) -> None:
         for milestone_id, milestone in self._built.items():
@@ -269,18 +274,19 @@ class ClockRound:
 
     def _check_duplicates(self) -> None:
         """Nor does an event id or a request id expire."""
+        believed = self._latest_believed()
         if not self._sentinels:
             return
         number = self._source.randrange(len(self._sentinels))
         arrived, record = self._sentinels[number]
         account = self._world.account
-        if arrived > self.machine.real - DAY:
+        if arrived > believed - DAY:
             again = self._engine.backend.append(account, [record], request_id=f"request-{number}")
             if not again.repeated:
                 raise ClockFault(f"request-{number} was forgotten")
         retention = self._world.event_retention
         is_too_old = retention and record.time < self.machine.real - retention
-        if is_too_old or arrived < self.machine.real - 30 * DAY:
+        if is_too_old or arrived < believed - 30 * DAY:
             return
         answer = self._engine.backend.append(account, [record])
         if answer.duplicates != 1:
