@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -47,6 +48,9 @@ WINDOWS: dict[str, Criterion] = {
 }
 """Besides the random ones: audiences that are always activated, and that any jump changes."""
 
+MembersOf: TypeAlias = Mapping[str, Set[str]]
+"""The users in each milestone."""
+
 WINDOWED = tuple(
     drawn.Journey(id=name, milestones=(drawn.Milestone(id=name, criteria=criterion),))
     for name, criterion in WINDOWS.items()
@@ -57,11 +61,40 @@ class ClockFault(AssertionError):
     """A violated expectation."""
 
 
+class _Checked(NamedTuple):
+    """What checks say: the milestones of each user. The answers about a user hold for one instant: `stored`,
+    that of the memberships, or, where these leave something open, `now`.
+    """
+
+    milestones: dict[str, set[str]]
+    stored: Micros
+    now: Micros
+
+    def compare(self, members: Mapping[Micros, MembersOf], source: str) -> None:
+        """Raises ClockFault for a user of whom a source says something else at each of the instants."""
+        for user, found in self.milestones.items():
+            said = {
+                instant: {milestone for milestone, users in members[instant].items() if user in users}
+                for instant in (self.stored, self.now)
+            }
+            if found not in said.values():
+                raise ClockFault(f"checks say that {user} is in {found}, {source} by instant: {said}")
+
+
 class ClockRound:
     """A store, a machine whose clock is wrong now and then, and a world that happens meanwhile."""
 
-    def __init__(self, directory: Path, seed: str, *, records: int = RECORDS_MAX) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        seed: str,
+        *,
+        records: int = RECORDS_MAX,
+        passes: Sequence[Micros] = STEPS,
+    ) -> None:
+        """`passes`: how much time may pass with each step."""
         self._source = random.Random(seed)
+        self._passes = passes
         choose = Chooser(self._source.randrange)
         world = draw_world(choose, draw_palette(choose, drawn.fresh_account()), records_max=records)
         if not world.event_retention and self._source.random() < 0.7:
@@ -179,7 +212,7 @@ class ClockRound:
     def _step(self) -> None:
         """Time passes; the clock may be wrong for a while, and the service may restart."""
         self.steps += 1
-        self._pass(self._source.choice(STEPS))
+        self._pass(self._source.choice(self._passes))
         match self._source.randrange(6):
             case 0 | 1 | 2:
                 self._wrong_for_a_while()
@@ -297,61 +330,68 @@ class ClockRound:
         return Oracle(msgspec.structs.replace(self._world, operations=operations), instant)
 
     def _instant(self, milestone: Milestone) -> Micros:
-        """The instant that checks of a milestone answer for. Stored memberships follow time second by second,
-        and some worlds have a retention or windows of microseconds.
+        """The instant that changes of a milestone lead to. Stored memberships follow time second by second,
+        each journey for itself, and some worlds have a retention or windows of microseconds.
         """
         current = self._engine.live.current(milestone.audience)
         return self.clock.now() if current is None else current.as_of
 
     def _check_answers(self) -> None:
         oracle = self._oracle(self.machine.real)
-        expected = {self.machine.real: oracle.all_members()}
-        members = self._checked(sorted({*oracle.users, "nobody"}))
+        expected: dict[Micros, MembersOf] = {self.machine.real: oracle.all_members()}
+        checked = self._checked(sorted({*oracle.users, "nobody"}))
+        instants = {milestone_id: self._instant(milestone) for milestone_id, milestone in self._built.items()}
+        for instant in {checked.stored, checked.now, *instants.values()} - expected.keys():
+            expected[instant] = self._oracle(instant).all_members()
+        checked.compare(expected, "the oracle")
         for milestone_id, milestone in self._built.items():
-            instant = self._instant(milestone)
-            if instant not in expected:
-                expected[instant] = self._oracle(instant).all_members()
-            wanted = set(expected[instant][milestone_id])
-            if members[milestone_id] != wanted:
-                raise ClockFault(f"checks of {milestone_id}: {members[milestone_id]}, the oracle {wanted}")
             counted = self._engine.sizes.count(milestone.name).users
             estimated = self._engine.sizes.estimate(SavedTarget(milestone.name)).size.users
             size = len(expected[self.machine.real][milestone_id])
             if (counted, estimated) != (size, size):
                 raise ClockFault(f"{milestone_id}: {counted} and {estimated}, the oracle {size}")
-            folded = self._folded.get(milestone.audience)
-            if folded is not None and folded != wanted:
+            folded, wanted = (
+                self._folded.get(milestone.audience),
+                expected[instants[milestone_id]][milestone_id],
+            )
+            if folded is not None and folded != set(wanted):
                 raise ClockFault(f"changes of {milestone_id} fold to {folded}, the oracle {wanted}")
 
     def _agree(self, *, folded: bool = True) -> None:
         """Also under a wrong clock, checks and lists say the same, and after a refresh folded changes."""
-        listed = {
-            milestone_id: {u for page in self._pages(milestone) for u in page.user_ids}
+        instants = {milestone_id: self._instant(milestone) for milestone_id, milestone in self._built.items()}
+        listed = {instant: self._listed(instant) for instant in {self.clock.now(), *instants.values()}}
+        users = {user for members in listed.values() for some in members.values() for user in some}
+        self._checked(sorted({"nobody", *users})).compare(listed, "lists")
+        for milestone_id, milestone in self._built.items():
+            folds, members = (
+                self._folded.get(milestone.audience),
+                listed[instants[milestone_id]][milestone_id],
+            )
+            if folded and folds is not None and folds != members:
+                raise ClockFault(f"changes of {milestone_id} fold to {folds}, lists say {members}")
+
+    def _listed(self, instant: Micros) -> MembersOf:
+        return {
+            milestone_id: {u for page in self._pages(milestone, instant) for u in page.user_ids}
             for milestone_id, milestone in self._built.items()
         }
-        users = sorted({"nobody", *(user for members in listed.values() for user in members)})
-        checked = self._checked(users)
-        if checked != listed:
-            raise ClockFault(f"checks say {checked}, lists {listed}")
-        for milestone_id, milestone in self._built.items():
-            members = self._folded.get(milestone.audience)
-            if folded and members is not None and members != listed[milestone_id]:
-                raise ClockFault(f"changes of {milestone_id} fold to {members}, lists say {listed}")
 
-    def _pages(self, milestone: Milestone) -> Iterator[MemberPage]:
-        return self._engine.members.export(milestone.name, as_of=self._instant(milestone))
+    def _pages(self, milestone: Milestone, instant: Micros) -> Iterator[MemberPage]:
+        return self._engine.members.export(milestone.name, as_of=instant)
 
-    def _checked(self, user_ids: list[str]) -> dict[str, set[str]]:
+    def _checked(self, user_ids: list[str]) -> _Checked:
         audiences = [milestone.audience for milestone in self._built.values()]
         answer = self._engine.members.batch_check(self._world.account, user_ids, audiences)
-        return {
-            milestone_id: {
-                user_id
-                for user_id, statuses in statuses_of(answer)
-                if statuses[column] is MembershipStatus.MEMBER
+        milestones = {
+            user_id: {
+                milestone_id
+                for milestone_id, status in zip(self._built, statuses, strict=True)
+                if status is MembershipStatus.MEMBER
             }
-            for column, milestone_id in enumerate(self._built)
+            for user_id, statuses in statuses_of(answer)
         }
+        return _Checked(milestones, answer.as_of, self.clock.now())
 
     def _fold_changes(self) -> None:
         for audience, members in self._folded.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.values import MICROS_PER_SECOND
 from tests.faults.clock_round import ClockRound
 
 ROUNDS = 3
@@ -24,3 +25,10 @@ def test_horizons_are_shorter_after_a_start_ahead(tmp_path: Path) -> None:
     played = ClockRound(tmp_path, "1 13")
     played.play()
     assert played.jumps
+
+
+def test_checks_over_journeys_of_different_instants_agree_with_lists_of_one(tmp_path: Path) -> None:
+    """Events count for a microsecond, and a round comes too early for journeys without new data."""
+    played = ClockRound(tmp_path, "short 13", records=6, passes=(7, 7, 7, MICROS_PER_SECOND))
+    played.play()
+    assert played.steps >= 9

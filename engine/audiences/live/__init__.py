@@ -7,7 +7,8 @@ with those it depends on, has a digest; when it differs from that of the last re
 again.
 
 A journey is a scope: all its calculated audiences are refreshed by one plan. A round brings all journeys to
-one instant, and is one transaction; a calculation of everyone is one of its own, since it may take long.
+one instant, but those that it is too early for: without new data, whom time moves is looked at once a second.
+It is one transaction; a calculation of everyone is one of its own, since it may take long.
 
 `Live` runs the rounds. What a round does is in `definitions`, `closing`, `refreshing` and `trimming`; how far
 it has come is in `progress`.

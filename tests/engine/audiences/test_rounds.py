@@ -322,3 +322,6 @@ def test_time_of_journeys_with_users_to_move_is_one_instant(site: Site) -> None:
         assert len(set(statuses)) == 1, step
         member = answer.as_of < NOW + 1_500_000
         assert (statuses[0] is MembershipStatus.MEMBER) is member
+        for each in (first, second):
+            [page] = site.engine.members.export(each.name, as_of=answer.as_of)
+            assert ("u1" in page.user_ids) is member, step
