@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
+from engine import Engine
+from engine.backends.local.backend import LocalBackend
 from engine.clock import Clock, ClockState, Stamp
 from engine.errors import FailedPrecondition
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 from tests.engine.machine import Machine
+from tests.engine.site import ACCOUNT, event
 
 START = 20_000 * MICROS_PER_DAY
 DAY, HOUR, SECOND = MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
@@ -193,6 +197,33 @@ def test_a_start_believes_a_clock_an_hour_ahead_and_no_later_start_adds_to_it(
         state, now, settled = readings(started(machine, documents))
         assert (state, settled) == (ClockState.HELD, HOUR)
         assert now == HOUR
+
+
+@pytest.mark.parametrize("lead", [0, HOUR], ids=["right", "ahead"])
+def test_a_start_that_believes_a_clock_ahead_forgets_requests_sooner(
+    machine: Machine, tmp_path: Path, lead: Micros
+) -> None:
+    """A request is known for a day, less the lead of the clock."""
+
+    def started() -> Engine:
+        clock = Clock(machine.wall, machine.monotonic)
+        return Engine(LocalBackend.open(tmp_path, clock=clock.stamp), clock=clock)
+
+    def is_known(engine: Engine) -> bool:
+        events = [event("ann", "visit", time=START)]
+        return engine.backend.append(ACCOUNT, events, request_id="r").repeated
+
+    engine = started()
+    assert not is_known(engine)
+    engine.close()
+    machine.wrong = lead
+    engine = started()
+    assert is_known(engine)
+    machine.pass_time(DAY - lead)
+    assert is_known(engine)
+    machine.pass_time(1)
+    assert not is_known(engine)
+    engine.close()
 
 
 def test_after_long_downtime_answers_follow_and_removals_wait(
