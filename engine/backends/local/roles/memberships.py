@@ -408,24 +408,35 @@ class StoredMemberships(OpenStore[P]):
 
     def _add(self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched) -> None:
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
-        # Users may have changed while the index was written to.
-        if asked.evaluation is not None and found is not None and self._holds(asked.evaluation, asked, found):
-            asked.evaluation.catch_up(read)
+        if asked.flight is None:
+            asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
+        if found is not None:
+            if asked.evaluation is not None and self._holds(asked.evaluation, asked, found):
+                # Users may have changed while the index was written to.
+                asked.evaluation.catch_up(read)
+            else:
+                # Everyone has to be evaluated by now, or the account is a new one. Others write meanwhile.
+                asked.evaluation = self._evaluated_anew(asked, asked.flight, found, read, watched)
         with read.keeping_lock():
             self._add_at_once(asked, found, read, round_, watched)
+
+    def _evaluated_anew(
+        self, asked: Asked[P], flight: Flight, found: P, read: Read, watched: Watched
+    ) -> Evaluation:
+        """Evaluates who has to be from now on."""
+        begun = self._begun(asked, found, watched.since_now(found))
+        return self._evaluated(asked, flight, begun, watched, None, read)
 
     def _add_at_once(
         self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched
     ) -> None:
         refresh, memberships = asked.refresh, self._state.memberships
         evaluation, flight = asked.evaluation, asked.flight
-        if flight is None:
-            flight = asked.flight = memberships.begin(asked.account, asked.scope, refresh.reads)
+        assert flight is not None
         if found is None:
             evaluation = None
         elif evaluation is None or not self._holds(evaluation, asked, found):
-            begun = self._begun(asked, found, watched.since_now(found))
-            evaluation = self._evaluated(asked, flight, begun, watched, None, read)
+            evaluation = self._evaluated_anew(asked, flight, found, read, watched)
         states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
         changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
         revision = self._state.position
