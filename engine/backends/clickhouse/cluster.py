@@ -19,7 +19,7 @@ from typing import Any
 from engine.backends.clickhouse.query.folding import FOLDED_CHARACTERS, Folding
 from engine.backends.clickhouse.server import Server
 from engine.deadline import check_deadline
-from engine.errors import DeadlineExceeded, StoreUnavailable
+from engine.errors import MilepostError, StoreUnavailable
 from engine.values import PARTITION_COUNT
 
 LOOK_S = 0.02
@@ -139,7 +139,8 @@ class Cluster:
         the order of shards.
 
         Raises StoreUnavailable when a shard cannot be read, DeadlineExceeded when the deadline passes or the
-        caller gives up; then the statement ends on the servers too.
+        caller gives up, LimitExceeded when it takes more than a server allows. Then the statement ends on all
+        servers.
         """
         wanted = None if partitions is None else set(partitions)
         running = [
@@ -152,7 +153,7 @@ class Cluster:
                 check_deadline(deadline)
                 wait(pending, LOOK_S, FIRST_COMPLETED)
             return [each.rows for each in running]
-        except (DeadlineExceeded, StoreUnavailable):
+        except MilepostError:
             for each in running:
                 each.kill()
             raise

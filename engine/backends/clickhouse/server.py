@@ -29,6 +29,8 @@ STATEMENT_NODES_MAX = 2_000_000
 """Nodes of a parsed statement. A plan's `in` may have 10,000 values, and a user's cuts are in it too."""
 MEMORY_BYTES_MAX = 4 << 30
 """Memory of a statement on each server. Groups of users go to disk before."""
+RESULT_BYTES_MAX = 512 << 20
+"""What a statement returns at most. The rows take several times as much memory here."""
 
 SETTINGS: Mapping[str, int | str] = {
     "async_insert": 0,  # an insert is acknowledged once it is stored
@@ -40,6 +42,8 @@ SETTINGS: Mapping[str, int | str] = {
     "max_expanded_ast_elements": STATEMENT_NODES_MAX,
     "max_memory_usage": MEMORY_BYTES_MAX,
     "max_query_size": STATEMENT_BYTES_MAX,
+    "max_result_bytes": RESULT_BYTES_MAX,
+    "result_overflow_mode": "throw",
     "timeout_overflow_mode": "throw",
 }
 
@@ -47,6 +51,7 @@ _OK = 200
 _TIMED_OUT = 159
 _MEMORY_LIMIT = 241
 _CANCELLED = 394
+_RESULT_LIMIT = 396
 _PASSING = frozenset(
     {
         60,  # UNKNOWN_TABLE: another server has this address now, or one that is being restored
@@ -188,6 +193,8 @@ class Server:
             return LimitExceeded(
                 f"the plan takes more than {MEMORY_BYTES_MAX >> 30} GiB of memory on a server"
             )
+        if code == _RESULT_LIMIT:
+            return LimitExceeded(f"the answer takes more than {RESULT_BYTES_MAX >> 20} MiB on a server")
         if code is None:
             return StoreUnavailable(f"the server {self.address.name} does not answer")
         if code in _PASSING:

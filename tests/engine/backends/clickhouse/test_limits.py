@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from engine.backends.base import Contains, Count, EventRecord, Members, UserRecord
-from engine.backends.clickhouse import plans
+from engine.backends.clickhouse import plans, server
 from engine.backends.clickhouse.query.compiler import WORD_BITS
+from engine.backends.clickhouse.server import Address, Server
 from engine.criteria.model import Aggregate, EventType, In
+from engine.errors import LimitExceeded
 from engine.plan.model import (
     AttributeMatch,
     Difference,
@@ -119,3 +121,16 @@ def test_some_partitions(gateway: Gateway, partitions: tuple[int, ...]) -> None:
     page = gateway.plans.execute(view, plan, Members(), partitions=partitions)
     assert counts.sizes == (len(page.user_ids),)
     assert counts.fraction == len(partitions) / 1_024
+
+
+def test_a_statement_returns_so_much_at_most(
+    shards: list[list[Address]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SETTINGS", {**server.SETTINGS, "max_result_bytes": 1 << 20})
+    asked = Server(shards[0][0], "default")
+    try:
+        assert len(asked.query("SELECT repeat('x', 1000 + number % 2) FROM numbers(900)")) == 900
+        with pytest.raises(LimitExceeded, match="MiB"):
+            asked.query("SELECT repeat('x', 1000 + number % 2) FROM numbers(100000)")
+    finally:
+        asked.close()
