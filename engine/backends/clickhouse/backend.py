@@ -174,6 +174,7 @@ class ClickHouseBackend(
     def checkpoint(self) -> int:
         """As `Checkpoints.checkpoint`; removes rows from the cluster that nothing needs any more."""
         revision = super().checkpoint()
+        # The first looks up what can go, the second removes it.
         self._sweep()
         self._sweep()
         return revision

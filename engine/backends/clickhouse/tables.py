@@ -16,14 +16,24 @@ from collections.abc import Mapping
 import msgspec
 
 from engine.backends.clickhouse.query.literals import text
+from engine.values import Kind
 
 EVENTS, FACTS, SEEN = "events", "facts", "seen"
 PROFILES, BASES = "profiles", "bases"
 
+VALUE_COLUMNS: Mapping[Kind, str] = {
+    Kind.STRING: "strings",
+    Kind.NUMBER: "numbers",
+    Kind.BOOL: "bools",
+    Kind.TIME: "times",
+    Kind.LIST: "lists",
+}
+"""The map that has the attributes of a kind, in `events` and in `profiles`."""
+
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     EVENTS: (
         *("account", "name", "p", "user", "time", "input", "type", "seq", "rev"),
-        *("strings", "numbers", "bools", "times", "lists"),
+        *VALUE_COLUMNS.values(),
     ),
     FACTS: (
         *("account", "place", "key", "p", "user", "time", "seq", "rev"),

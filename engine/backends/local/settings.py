@@ -22,6 +22,24 @@ CHECKPOINT_S = 30.0
 APPLY_CHUNK_RECORDS = 500
 REVISION_WAIT_SECONDS_MAX = 10.0
 
+MapBytes = Annotated[
+    int,
+    Setting(
+        "Maximum size of the index and of the log, in bytes each. Reserves address space, not memory.",
+        MAP_BYTES_MIN,
+        MAP_BYTES_MAX,
+    ),
+]
+CheckpointRecords = Annotated[
+    int,
+    Setting(
+        "Log records that trigger a checkpoint. A start replays the records after the last checkpoint.", 1
+    ),
+]
+CheckpointSeconds = Annotated[
+    float, Setting("Maximum age of the oldest log record before a checkpoint starts, in seconds.", 0.01)
+]
+
 
 class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a `LocalBackend`. Those with a `Setting` are flags of the service."""
@@ -36,23 +54,9 @@ class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = GROUPS_DEFAULT
     """Fixed when the store is created; an existing store keeps its own."""
-    map_bytes: Annotated[
-        int,
-        Setting(
-            "Maximum size of the index and of the log, in bytes each. Reserves address space, not memory.",
-            MAP_BYTES_MIN,
-            MAP_BYTES_MAX,
-        ),
-    ] = MAP_BYTES_DEFAULT
-    checkpoint_records: Annotated[
-        int,
-        Setting(
-            "Log records that trigger a checkpoint. A start replays the records after the last checkpoint.", 1
-        ),
-    ] = CHECKPOINT_RECORDS
-    checkpoint_s: Annotated[
-        float, Setting("Maximum age of the oldest log record before a checkpoint starts, in seconds.", 0.01)
-    ] = CHECKPOINT_S
+    map_bytes: MapBytes = MAP_BYTES_DEFAULT
+    checkpoint_records: CheckpointRecords = CHECKPOINT_RECORDS
+    checkpoint_s: CheckpointSeconds = CHECKPOINT_S
     page_cache_bytes: Annotated[
         int,
         Setting("Page cache size in bytes: users, sets and profiles. 0 = 24 MiB plus 20 bytes per user.", 0),

@@ -22,7 +22,7 @@ from engine.backends.clickhouse.gateway.profiles import value_of
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.events import ARRIVAL_ORDER
 from engine.backends.clickhouse.query.literals import TRUE, all_of, text
-from engine.backends.clickhouse.tables import EVENTS, FACTS, UNSET
+from engine.backends.clickhouse.tables import EVENTS, FACTS, UNSET, VALUE_COLUMNS
 from engine.backends.clickhouse.view import View
 from engine.criteria.model import EventType
 from engine.deadline import check_deadline
@@ -131,7 +131,7 @@ class ClusterCatalog(ClusterLookups):
                 return ()
             keys = ", ".join(
                 f"arrayMap(k -> (toString(k), toUInt8({int(kind)})), mapKeys({column}))"
-                for kind, column in _COLUMNS
+                for kind, column in VALUE_COLUMNS.items()
             )
             carried = (
                 f"SELECT time, arrayJoin(arrayConcat({keys})) AS carried FROM {EVENTS}"
@@ -234,15 +234,6 @@ class ClusterCatalog(ClusterLookups):
         check_deadline(deadline)
         for rows in self._cluster.read(statement, deadline=deadline):
             yield from map(tuple, rows)
-
-
-_COLUMNS = (
-    (Kind.STRING, "strings"),
-    (Kind.NUMBER, "numbers"),
-    (Kind.BOOL, "bools"),
-    (Kind.TIME, "times"),
-    (Kind.LIST, "lists"),
-)
 
 
 def _cell(kind: Kind, *, number: str = "0", string: str = "''", whole: str = "0") -> str:

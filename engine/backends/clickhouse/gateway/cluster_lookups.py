@@ -21,17 +21,18 @@ from engine.backends.clickhouse.gateway.open_cluster import OpenCluster
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.events import ARRIVAL_ORDER
 from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, text
-from engine.backends.clickhouse.tables import CONSENT, EVENTS, FACTS, IDENTITY, SEEN, UNSET, consent_key
+from engine.backends.clickhouse.tables import (
+    CONSENT,
+    EVENTS,
+    FACTS,
+    IDENTITY,
+    SEEN,
+    UNSET,
+    VALUE_COLUMNS,
+    consent_key,
+)
 from engine.backends.clickhouse.view import View
 from engine.values import Kind
-
-_COLUMNS = {
-    Kind.STRING: "strings",
-    Kind.NUMBER: "numbers",
-    Kind.BOOL: "bools",
-    Kind.TIME: "times",
-    Kind.LIST: "lists",
-}
 
 
 class ClusterLookups(OpenCluster):
@@ -107,7 +108,8 @@ def _events(view: View, lookup: EventLookup) -> str:
 def _kinds_of_events(view: View, lookup: EventLookup) -> str:
     key = text(lookup.key)
     kinds = ", ".join(
-        f"if(mapContains({column}, {key}), [toUInt8({int(kind)})], [])" for kind, column in _COLUMNS.items()
+        f"if(mapContains({column}, {key}), [toUInt8({int(kind)})], [])"
+        for kind, column in VALUE_COLUMNS.items()
     )
     return f"SELECT DISTINCT arrayJoin(arrayConcat({kinds})) FROM {EVENTS} WHERE {_events(view, lookup)}"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.backends.clickhouse.query.literals import FALSE, TRUE, any_of, text, texts
-from engine.backends.clickhouse.tables import fact_name
+from engine.backends.clickhouse.tables import VALUE_COLUMNS, fact_name
 from engine.backends.clickhouse.view import Base
 from engine.values import Kind
 
@@ -59,8 +59,7 @@ USER_ID = Cell(string=Slot(TRUE, "user"))
 
 def event_attribute(key: str) -> Cell:
     """An attribute of a row of `events`."""
-    columns = ("strings", "numbers", "bools", "times", "lists")
-    return Cell(*(_in_map(column, key) for column in columns))
+    return Cell(*(_in_map(column, key) for column in VALUE_COLUMNS.values()))
 
 
 class ProfileFact(NamedTuple):
