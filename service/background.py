@@ -32,9 +32,8 @@ class Refresher(Repeating):
     """Refreshes activated audiences after new data and as time passes, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows move
-    without new data. The pause between rounds is a share of the processor time of the last round, so that
-    others have at least a third of the interpreter, and no longer than `REST_S_MAX`: within a round others
-    have their turns too.
+    without new data. The pause between rounds is a share of the processor time of the last round, and at most
+    `REST_S_MAX`. Calls need not wait for it: a round lets them go first, again and again.
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:

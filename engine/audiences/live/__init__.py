@@ -85,6 +85,7 @@ class Live:
         self._definitions = Definitions(repository, forest, activation)
         self._progress = Progress(repository, self._states, self._definitions, backend, clock)
         self.usable_one = self._progress.usable_one
+        """As `usable`, for one audience of a journey. No method, for which each check would pay."""
         marks = ChangeMarks(backend.documents, limits.changes_days * MICROS_PER_DAY)
         consumers = Consumers(repository)
         self._trimmer = Trimmer(forest, consumers, marks, backend, clock, limits)

@@ -1,4 +1,4 @@
-"""What a refresh needs to know of users it has evaluated, whoever executes plans."""
+"""What a refresh needs to know of the users it has evaluated: the same for each backend."""
 
 from __future__ import annotations
 

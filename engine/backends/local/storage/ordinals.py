@@ -23,9 +23,8 @@ ORDINALS_MAX = 1 << 32
 MASKED_AT_ONCE = 1 << 20
 """Ordinals whose mask becomes a set at once: a fraction of a millisecond, a megabyte."""
 
-
 FEW_ORDINALS_MAX = 1 << 12
-"""Ordinals that are told apart as an array: faster than set operations when they are few."""
+"""Up to this many ordinals are split into groups as an array, which is faster than set operations on few."""
 
 
 class Ordinals:
