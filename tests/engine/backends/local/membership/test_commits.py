@@ -17,6 +17,7 @@ from engine.backends.local.storage.environment import Environment
 from engine.criteria.model import Equals
 from engine.plan.model import AttributeMatch, Plan
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB
+from tests.harness import eventually
 
 SHOP = f"{ACCOUNT}/workspaces/shop"
 COPY = f"{ACCOUNT}/connections/copy"
@@ -154,3 +155,45 @@ def test_what_cannot_be_committed_leaves_all_as_it_was(
     # Once more, now that the disk is there.
     WRITES[name](backend)
     assert (backend.membership(AUDIENCE) is None) == (name == "drop_membership")
+
+
+@pytest.mark.parametrize("name", [*WRITES, "checkpoint"])
+def test_others_write_while_it_is_committed(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Opted-in values change, a user comes and one is erased, after the operation was collected."""
+    backend.opt_in(AUDIENCE, OptedIn(("plan",)))
+    backend.append(ACCOUNT, [update("eve", "gold")])
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+    # It returns after a checkpoint, which waits for the operation.
+    erasing = threading.Thread(target=backend.erase, args=(ACCOUNT, ["eve"]))
+    inner: Any = backend
+    index, real = inner._store.index, Environment._writing
+
+    @contextmanager
+    def writing(self: Environment) -> Iterator[Any]:
+        if self is index and erasing.ident is None:
+            backend.append(ACCOUNT, [update("ada", "gold"), update("fay", "gold")])
+            erasing.start()
+            eventually(lambda: backend.profile(ACCOUNT, "eve") is None)
+        with real(self) as txn:
+            yield txn
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Environment, "_writing", writing)
+        {**WRITES, **OTHERS}[name](backend)
+        erasing.join()
+    if name == "drop_membership":
+        assert backend.membership(AUDIENCE) is None
+    backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD, whole=name == "exit_all")
+    members = set(backend.stored_members(AUDIENCE, Members()).user_ids)
+    assert members >= {"ada", "bob", "fay"}
+    assert "eve" not in members
+    page = backend.changes(AUDIENCE, 1 if name == "trim_changes" else 0, 99)
+    folded = {"ada", "bob"} if name == "trim_changes" else set[str]()
+    for change in page.changes:
+        if change.entered or change.updated:
+            folded.add(change.user_id)
+        else:
+            folded.discard(change.user_id)
+    assert folded == members
