@@ -7,7 +7,7 @@ there, and all users of other audiences, are evaluated by the same plan that cou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -265,8 +265,8 @@ class Checks:
 
     def _check_user_ids(self, user_ids: Sequence[str], field: str) -> None:
         """As `_check_user_id`, for a repeated field; faster than one by one."""
-        sizes = [*map(len, map(str.encode, user_ids))]
-        if sizes and not 1 <= min(sizes) <= max(sizes) <= self._limits.name_bytes_max:
+        sizes = [*map(len, user_ids)]
+        if sizes and not 0 < min(sizes) <= max(sizes) <= self._short_id:
             for index, user_id in enumerate(user_ids):
                 self._check_user_id(user_id, f"{field}[{index}]")
 
@@ -287,8 +287,7 @@ def _patterns(flags: Flags) -> tuple[list[int], list[list[int]]]:
     users, audiences = flags.shape
     if not audiences:
         return [0] * users, [[]]
-    raw = flags.tobytes()
-    rows = [raw[start : start + audiences] for start in range(0, len(raw), audiences)]
+    rows = cast(list[bytes], flags.view(np.dtype((np.void, audiences))).ravel().tolist())
     numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
     return [*map(numbers.__getitem__, rows)], [np.frombuffer(row, np.int8).tolist() for row in numbers]
 

@@ -6,6 +6,8 @@ thousand messages one by one takes four times as long as everything else in a ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.message import Message
 
 from engine.audiences.model import BatchCheck, MembershipStatus
@@ -19,6 +21,8 @@ _STATUSES = numbers_of(pb.MembershipStatus, MembershipStatus)
 _LENGTH_DELIMITED = 2
 """The wire type of strings, messages and packed numbers."""
 _BITS_PER_BYTE = 7
+_BYTES = "latin-1"
+"""The encoding that takes every byte for the character of its number."""
 
 
 def batch_check_message(answer: BatchCheck, revisions: Revisions) -> pb.BatchCheckMembershipResponse:
@@ -30,20 +34,32 @@ def batch_check_message(answer: BatchCheck, revisions: Revisions) -> pb.BatchChe
 
 
 def _users(answer: BatchCheck) -> bytes:
-    """The field `users`, encoded."""
+    """The field `users`, encoded. It is put together as text, one character a byte: Python builds many short
+    texts in half the time of as many short byte strings.
+    """
+    user_ids = _one_character_a_byte(answer.user_ids)
     statuses = [
         pb.UserMemberships(statuses=[_STATUSES[status] for status in pattern]).SerializeToString()
         for pattern in answer.patterns
     ]
-    heads: dict[tuple[int, int], bytes] = {}
-    parts: list[bytes] = []
-    for row, user_id in zip(answer.rows, map(str.encode, answer.user_ids), strict=True):
-        kind = row, len(user_id)
-        head = heads.get(kind)
-        if head is None:
-            head = heads[kind] = _head(len(user_id), len(statuses[row]))
-        parts += (head, user_id, statuses[row])
-    return b"".join(parts)
+    lengths = set(map(len, user_ids))
+    heads = [{length: _text(_head(length, len(each))) for length in lengths} for each in statuses]
+    tails = [*map(_text, statuses)]
+    parts = [
+        f"{heads[row][len(user_id)]}{user_id}{tails[row]}"
+        for row, user_id in zip(answer.rows, user_ids, strict=True)
+    ]
+    return "".join(parts).encode(_BYTES)
+
+
+def _one_character_a_byte(texts: Sequence[str]) -> Sequence[str]:
+    if "".join(texts).isascii():
+        return texts
+    return [_text(text.encode()) for text in texts]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(_BYTES)
 
 
 def _head(id_bytes: int, statuses_bytes: int) -> bytes:
