@@ -151,6 +151,7 @@ def _add_checks(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bystander.add_argument("--users", type=int, default=1_000_000)
     bystander.add_argument("--events", type=int, default=2_000_000)
     bystander.add_argument("--seconds", type=float, default=4.0, help="measured beside each load")
+    bystander.add_argument("--readers", type=int, default=0, help="processes that answer checks")
     bystander.add_argument("--keep", type=Path, help="directory to keep the filled store in")
 
 
@@ -265,7 +266,10 @@ def _bystander(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import bystander, marketing_world
 
     scale = marketing_world.Scale(users=options.users, events=options.events)
-    bystander.run(bystander.Options(scale=scale, seconds=options.seconds, keep=options.keep), console)
+    bystander.run(
+        bystander.Options(scale=scale, seconds=options.seconds, readers=options.readers, keep=options.keep),
+        console,
+    )
 
 
 def _watchers(options: argparse.Namespace, console: Console) -> None:

@@ -1,8 +1,9 @@
 """How long a bystander's check takes while others keep the service busy.
 
 One caller checks one user after another, in a milestone of ten criteria and in an activated one. Beside it
-run, in turn: nothing, loops of counts and of estimates, ingest at a fixed rate, exports, and verifications.
-Each count and estimate is as of another instant, so that no answer is cached.
+run, in turn: nothing, another program that computes and never calls, loops of counts and of estimates, ingest
+at a fixed rate, exports, and verifications. The other program shows what the machine alone does to a check
+when one of its cores is busy. Each count and estimate is as of another instant, so that no answer is cached.
 """
 
 from __future__ import annotations
@@ -58,10 +59,13 @@ Load = Callable[[str, Ended], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`seconds` are measured beside each load; `keep` is a directory to keep the filled store in."""
+    """`seconds` are measured beside each load; `keep` is a directory to keep the filled store in. `readers`
+    are the processes that answer checks beside the one with the store.
+    """
 
     scale: Scale
     seconds: float = 4.0
+    readers: int = 0
     keep: Path | None = None
 
 
@@ -82,7 +86,7 @@ def run(options: Options, console: Console) -> list[Latencies]:
         engine.close()
         console.print(_holds_table(options.scale, holds))
         data = directory / options.scale.directory
-        flags = ("--log-level", "error")
+        flags = ("--log-level", "error", "--readers", str(options.readers))
         with (
             ServiceProcess(data, flags=flags) as service,
             Client(service.target, account=ACCOUNT_ID) as client,
@@ -90,13 +94,14 @@ def run(options: Options, console: Console) -> list[Latencies]:
             _activate(client)
             found = [
                 _measure(service.target, options.seconds, "nothing", None),
+                _measure(service.target, options.seconds, "another program", compute),
                 _measure(service.target, options.seconds, f"{COUNTS} loops of counts", count),
                 _measure(service.target, options.seconds, f"{ESTIMATES} loops of estimates", estimate),
                 _measure(service.target, options.seconds, f"ingest of {EVENTS_A_SECOND:,} events/s", ingest),
                 _measure(service.target, options.seconds, "a loop of exports", export),
                 _measure(service.target, options.seconds, "a loop of verifications", verify),
             ]
-    console.print(_table(options.scale, found))
+    console.print(_table(options, found))
     return found
 
 
@@ -170,6 +175,12 @@ def _check_for(seconds: float, check: Callable[..., object], milestone: str) -> 
 
 
 # --- loads --------------------------------------------------------------------------------------------------
+
+
+def compute(_target: str, ended: Ended) -> None:
+    """A loop that calls no one."""
+    while not ended.is_set():
+        sum(range(10_000))
 
 
 def count(target: str, ended: Ended) -> None:
@@ -265,18 +276,26 @@ def _holds_table(scale: Scale, holds: list[Hold]) -> Table:
     return table
 
 
-def _table(scale: Scale, found: list[Latencies]) -> Table:
+def _table(options: Options, found: list[Latencies]) -> Table:
+    scale = options.scale
     table = Table(
         box=box.SIMPLE,
-        title=f"Checks of a bystander over {scale.users:,} users and {scale.events:,} events (ms)",
+        title=f"Checks of a bystander over {scale.users:,} users and {scale.events:,} events, "
+        f"{options.readers} readers (ms)",
     )
     table.add_column("beside")
-    for heading in ("ten criteria p50", "p99", "checks", "activated p50", "p99", "checks"):
-        table.add_column(heading, justify="right")
+    for what in ("ten criteria", "activated"):
+        for heading in (f"{what} p50", "p99", "× idle", "checks"):
+            table.add_column(heading, justify="right")
+    idle = found[0]
     for each in found:
         cells = []
-        for ordered in (each.not_activated, each.activated):
+        for ordered, alone in (
+            (each.not_activated, idle.not_activated),
+            (each.activated, idle.activated),
+        ):
             cells += [number(quantile(ordered, share) * 1_000) for share in (0.5, 0.99)]
+            cells.append(number(quantile(ordered, 0.99) / quantile(alone, 0.99)))
             cells.append(f"{len(ordered):,}")
         table.add_row(each.beside, *cells)
     return table
