@@ -79,7 +79,7 @@ class Application:
             self._metrics = ServiceMetrics(version, backend)
             self._tracing = Tracing() if config.traces == "otlp" else None
             outer = [self._metrics.calls, *([self._tracing] if self._tracing else [])]
-            self._front = Front(config, self.engine) if config.readers else None
+            self._front = Front(config, self.engine) if config.reader_count else None
             self._http_socket = _http_socket(config)
             own_socket = self._http_socket if self._front is None else self._front.socket
             self._server = Server(
@@ -247,4 +247,4 @@ class Application:
 
 def _http_socket(config: Config) -> WriterSocket | None:
     """Where calls over HTTP reach the gRPC server; with readers it has such a socket already."""
-    return None if config.http_port is None or config.readers else WriterSocket(config.directory)
+    return None if config.http_port is None or config.reader_count else WriterSocket(config.directory)

@@ -33,6 +33,7 @@ from service.command_line import VARIABLE_PREFIX, early_value, flag_of, parser_o
 from service.delivery.guard import Guard, networks_of
 from service.delivery.surroundings import Surroundings
 from service.logs import LogFormat, LogLevel
+from service.readers.count import readers_for
 from service.setting_values import InvalidValue, value_of
 from service.telemetry.traces import Traces
 
@@ -141,13 +142,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = SETTLE_AFTER_MICROS / MICROS_PER_SECOND
 
     readers: Annotated[
-        int,
+        int | None,
         Setting(
-            "Processes that answer checks beside the one with the store, and hand on to it all else.",
+            "Processes that answer checks beside the one with the store, and hand on to it all else (default:"
+            " one less than cores, at most 8; none in memory or in a cluster).",
             0,
             transport.READERS_MAX,
         ),
-    ] = 0
+    ] = None
     worker_threads: Annotated[int, Setting("Threads for unary calls.", 1)] = transport.WORKER_THREADS
     in_flight_max: Annotated[int, Setting("Maximum unary calls in flight, queued ones included.", 1)] = (
         transport.IN_FLIGHT_MAX
@@ -320,6 +322,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def _inside(self, name: str) -> Path | None:
         return None if self.directory is None else self.directory / name
+
+    @property
+    def reader_count(self) -> int:
+        """How many readers there are: as set, or as many as suit the machine."""
+        return readers_for(self.store_url) if self.readers is None else self.readers
 
     @property
     def surroundings(self) -> Surroundings:

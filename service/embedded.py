@@ -53,7 +53,7 @@ class Embedded:
         _keep_log_short()
         own = {name: value for name, value in settings.items() if name in Config.__struct_fields__}
         of_the_store = {name: settings[name] for name in settings.keys() - own.keys()}
-        self.config = Config(**{"port": 0, **own}, store_settings=of_the_store)
+        self.config = Config(**{"port": 0, "readers": 0, **own}, store_settings=of_the_store)
         self.time = time
         self.application = Application(self.config, clock_of(self.config, time.wall, time.monotonic))
         self.application.start()

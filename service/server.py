@@ -160,7 +160,7 @@ class Server:
             on_stop=self._pools.wake_streams,
             on_grace_end=self._pools.wake_streams,
         )
-        end_server(self._server, None if self._config.readers else self.port)
+        end_server(self._server, None if self._config.reader_count else self.port)
         self._deaf_callers.stop()
         self._pools.shutdown()
 
@@ -213,7 +213,7 @@ class Server:
             if self._own_socket is not None:
                 self._server.add_insecure_port(f"unix:{self._own_socket}")
                 self._own_socket.chmod(SOCKET_MODE)
-            if self._config.readers:
+            if self._config.reader_count:
                 return self._config.port
             if self._certificates is not None:
                 return self._server.add_secure_port(address, self._certificates.credentials())

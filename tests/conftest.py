@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,11 @@ LONG_FILES = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the seed of this run before Hypothesis reads it, unless `--hypothesis-seed` gives one. Workers
-    take the seed of the process that started them, which names it.
+    take the seed of the process that started them, which names it. Services start without readers.
     """
     keep_apart()
+    # Only tests of readers start them: hundreds of processes would begin with each run.
+    os.environ.setdefault("MILEPOST_READERS", "0")
     if config.getoption("--hypothesis-seed") is None:
         given = getattr(config, "workerinput", {})
         config.option.hypothesis_seed = given.get(SEED) or str(secrets.randbits(SEED_BITS))

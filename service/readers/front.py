@@ -45,7 +45,7 @@ class Front:
         self._socket = WriterSocket(config.directory)
         self._clock = _ServingClock(self._serving, engine.clock)
         self._readers: Readers | None = None
-        self.running = RunningCalls(config.readers + 1)
+        self.running = RunningCalls(config.reader_count + 1)
         """Running calls of all processes."""
         engine.serve_with(self._serving)
         engine.api_keys.subscribe(self._put_keys)

@@ -83,7 +83,8 @@ _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings as the first message has them."""
-    settings: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)
+    counted = msgspec.structs.replace(config, readers=config.reader_count)
+    settings: dict[str, Any] = msgspec.to_builtins(counted, enc_hook=str)
     return settings
 
 

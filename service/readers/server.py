@@ -106,11 +106,11 @@ def _answers(start: Start, config: Config, reader: RequestReader) -> tuple[Reade
     served = tools.reader(start.memory, STORED_AGE_MICROS_MAX)
     keys = ReaderKeys(
         served,
-        readers=config.readers,
+        readers=config.reader_count,
         calls_per_second_max=config.key_calls_per_second_max,
         in_flight_max=config.key_in_flight_max,
         operator_slots_percent_max=config.operator_slots_percent_max,
-        running=RunningCalls(config.readers + 1, own=start.number, descriptor=start.running),
+        running=RunningCalls(config.reader_count + 1, own=start.number, descriptor=start.running),
     )
     revisions = Revisions(start.store_id, Signer(start.token_secret), served.revision)
     log = CallLog(config.access_log, config.slow_call_ms, LineLimit(config.access_log_lines_max))

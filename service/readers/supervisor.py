@@ -72,7 +72,7 @@ class Readers:
         self._health = health
         self.spare = Spare(serving.descriptor, running.descriptor)
         self._stopping = threading.Event()
-        self._readers = [_Reader(self, number) for number in range(1, config.readers + 1)]
+        self._readers = [_Reader(self, number) for number in range(1, config.reader_count + 1)]
 
     @property
     def pids(self) -> list[int]:

@@ -34,6 +34,8 @@ from rich.console import Console
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the chosen tables."""
     options = _parser().parse_args(arguments)
+    # One process, unless a table is about more.
+    os.environ.setdefault("MILEPOST_READERS", "0")
     console = Console()
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     run = {

@@ -308,6 +308,7 @@ def test_a_start_logs_version_settings_and_the_store(tmp_path: Path) -> None:
     assert lines["starting"]["settings"] == {
         "data_dir": str(tmp_path / "store"),
         "port": "0",
+        "readers": "0",
         "checkpoint_s": "20.0",
         "log_format": "json",
     }

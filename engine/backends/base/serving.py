@@ -118,6 +118,10 @@ class ServingReader(Protocol):
 class ServingTools(Protocol):
     """How a backend serves. See `engine.backends.registry.Registration`."""
 
+    def is_possible_here(self) -> bool:
+        """Whether this machine can serve."""
+        ...
+
     def writer(self, store: Store) -> ServingWriter:
         """Begins to serve the memberships of an open store. Raises Unsupported where the machine cannot."""
         ...

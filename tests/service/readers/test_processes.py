@@ -23,6 +23,7 @@ from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
 from service.application import Application
 from service.auth.listening import CannotListen
 from service.config import Config
+from service.readers.count import readers_for
 from service.readers.shared_port import SOCKET_PATH_BYTES_MAX, SharedPort, WriterSocket
 from tests.bench.process import children_of
 from tests.harness import CALL_TIMEOUT_S, Refusal, Serving, Stubs, eventually, read_refusal, serving
@@ -35,11 +36,15 @@ SERVICE_CONFIG = files("milepost").joinpath("service_config.json").read_text(enc
 
 
 @contextmanager
-def process(directory: Path, readers: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A service with readers in a process of its own, and its address."""
-    flags = ("--data-dir", str(directory / "store"), "--port=0", f"--readers={readers}", "--log-format=json")
+def process(directory: Path, readers: int | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A service with readers in a process of its own, and its address. None = as many as it starts itself."""
+    flags = ["--data-dir", str(directory / "store"), "--port=0", "--log-format=json"]
+    environment = {name: value for name, value in os.environ.items() if name != "MILEPOST_READERS"}
+    if readers is not None:
+        flags.append(f"--readers={readers}")
     with subprocess.Popen(
         [sys.executable, "-m", "service", *flags],
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -154,6 +159,12 @@ def test_a_stop_ends_all_processes(tmp_path: Path, number: signal.Signals) -> No
         assert '"event": "stopped"' in errors.splitlines()[-1]
         assert not any(map(is_running, readers))
         assert not (tmp_path / "store" / "writer.sock").exists()
+
+
+def test_a_service_starts_as_many_as_suit_the_machine(tmp_path: Path) -> None:
+    expected = readers_for("local:store")
+    with process(tmp_path, readers=None) as (service, _):
+        assert len(children_of(service.pid)) == (expected + 1 if expected else 0), "one is in reserve"
 
 
 def test_readers_end_when_the_service_is_killed(tmp_path: Path) -> None:

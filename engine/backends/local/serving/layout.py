@@ -107,11 +107,15 @@ class Account(IntEnum):
     TOUCHED = 16
 
 
+def keeps_order() -> bool:
+    """Whether the processor shows stores to others in their order."""
+    return platform.machine() in ORDERED_MACHINES
+
+
 def require_order() -> None:
     """Raises Unsupported on a processor that may show stores to others in another order."""
-    machine = platform.machine()
-    if machine not in ORDERED_MACHINES:
+    if not keeps_order():
         raise Unsupported(
             f"readers need a processor that keeps the order of stores ({', '.join(ORDERED_MACHINES)}),"
-            f" and this is {machine}: start the service with --readers 0"
+            f" and this is {platform.machine()}: start the service with --readers 0"
         )

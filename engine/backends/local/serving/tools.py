@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.backends.base import Store
 from engine.backends.local.roles.lifetime import Lifetime
+from engine.backends.local.serving.layout import keeps_order
 from engine.backends.local.serving.reader import LocalServingReader
 from engine.backends.local.serving.writer import LocalServing
 from engine.values import Micros
@@ -11,6 +12,10 @@ from engine.values import Micros
 
 class LocalServingTools:
     """Serves the memberships that a store keeps in files of its own."""
+
+    def is_possible_here(self) -> bool:
+        """Whether the processor keeps the order of stores."""
+        return keeps_order()
 
     def writer(self, store: Store) -> LocalServing:
         """Begins to serve the memberships of an open store."""
