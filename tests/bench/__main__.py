@@ -30,6 +30,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from service.config import Config
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the chosen tables."""
@@ -153,7 +155,9 @@ def _add_checks(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bystander.add_argument("--users", type=int, default=1_000_000)
     bystander.add_argument("--events", type=int, default=2_000_000)
     bystander.add_argument("--seconds", type=float, default=4.0, help="measured beside each load")
-    bystander.add_argument("--readers", type=int, default=0, help="processes that answer checks")
+    bystander.add_argument(
+        "--readers", type=int, default=Config().reader_count, help="processes that answer checks"
+    )
     bystander.add_argument("--keep", type=Path, help="directory to keep the filled store in")
 
 
