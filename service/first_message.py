@@ -4,7 +4,9 @@ gRPC gives a call a thread as soon as its headers have come, and lets the thread
 that send no message could hold all threads that way, and every call costs one more change of threads. Here a
 call gets a thread once its message is there, and is refused when the message does not come in time. A call
 that needs no API key is refused before, when its pool is full of calls and another one comes: nobody's share
-limits how many calls without a message there are.
+limits how many calls without a message there are (see also `service.silent_streams`).
+
+gRPC also parses a message in the one thread that receives for all calls. Here it is parsed in the call's own.
 
 This uses internal parts of grpcio. A release that calls them otherwise waits in the threads as before:
 `tests/service/test_first_message.py` fails then.
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import structlog
 from grpc import _server as internals
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
@@ -25,6 +28,8 @@ from service.repeating import Repeating
 
 SWEEP_INTERVAL_S = 0.5
 """Interval between checks for messages that are late."""
+
+_logger = structlog.get_logger("milepost.service")
 
 _ARGUMENTS = ("function", "rpc_event", "state", "behaviour", "thunk", "parse", "serialise")
 _THUNK = _ARGUMENTS.index("thunk")
@@ -59,10 +64,16 @@ class Call(NamedTuple):
     def _message(self) -> Any:
         """The message; None: the call is over."""
         with self.state.condition:
-            message, self.state.request = self.state.request, None
-        if message is None:
+            data, self.state.request = self.state.request, None
+        if data is None:
             self.refuse(InvalidInput.one("request", "is missing: the caller sent no message"))
-        return message
+            return None
+        try:
+            return data if self.parse is None else self.parse(data)
+        except Exception:
+            _logger.exception("request not parsed after a defect")
+            self.refuse(InvalidInput.one("request", "could not be parsed as a message of this method"))
+            return None
 
     def refuse(self, error: MilepostError, *, retry_in_s: float | None = None) -> None:
         """Ends the call, unless it is over."""
@@ -77,8 +88,10 @@ class Call(NamedTuple):
 class Receives(Protocol):
     """What receives the messages of the calls of a pool."""
 
-    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str) -> None:
-        """Runs the call's task, once, when there is no more to wait for."""
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str | None) -> None:
+        """Runs the call's task, once, when there is no more to wait for. Until then the call gives way to
+        others of the pool, if one is given.
+        """
         ...
 
     def refuse_longest(self, pool: str) -> bool:
@@ -89,7 +102,7 @@ class Receives(Protocol):
 class NoMessages:
     """Receives none: a refusal is sent at once, and holds nothing while its caller is silent."""
 
-    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str) -> None:
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str | None) -> None:
         """Runs the call's task."""
         run(call.without_message())
 
@@ -106,12 +119,12 @@ class FirstMessages(Repeating):
     def __init__(self, limit_s: float) -> None:
         super().__init__("first-messages")
         self._limit_s = limit_s
-        self._awaited: dict[int, tuple[float, Call, str]] = {}
-        """Until when, and for which pool, by identity, in order of time."""
+        self._awaited: dict[int, tuple[float, Call, str | None]] = {}
+        """Until when, and in which pool they give way, by identity, in order of time."""
 
-    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str) -> None:
+    def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str | None) -> None:
         """Receives the message, then runs the call's task. Also runs it when the caller ends the call."""
-        received = internals._receive_message(call.state, call.rpc_event.call, call.parse)
+        received = internals._receive_message(call.state, call.rpc_event.call, None)
 
         def message_came(event: Any) -> Any:
             finished = received(event)

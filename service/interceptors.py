@@ -64,7 +64,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._pools = pools
         self._gate = gate
         self._reader = reader
-        self._streams = RequestStreams(stopping, stream_idle_s)
+        self._streams = RequestStreams(stopping, stream_idle_s, pools.silent_streams)
         self._deaf_callers = deaf_callers
         self._call_log = log
         self._stopping = stopping
@@ -125,25 +125,33 @@ class CallInterceptor(grpc.ServerInterceptor):
             behaviour = _limited(behaviour, self._reader.limits)
         if not is_open:
             behaviour = gated(behaviour, method, self._gate, response_streaming=inner.response_streaming)
+        read = self._reader.of(method, inner.request_deserializer)
         if inner.request_streaming:
-            behaviour = self._reading(behaviour, PROBE_IDLE_S if kind is Kind.PROBE else None)
+            behaviour = self._reading(
+                behaviour, read, pool.name, PROBE_IDLE_S if kind is Kind.PROBE else None
+            )
+            # gRPC would parse each message in the thread that receives for all calls.
+            read = bytes
         if getattr(behaviour, "experimental_non_blocking", False):
             wrapped = self._calling_back(method, behaviour)
         elif inner.response_streaming:
             wrapped = self._streaming(method, pool, behaviour)
         else:
             wrapped = self._unary(method, pool, behaviour)
-        read = self._reader.of(method, inner.request_deserializer)
         handler = _handler_like(inner, wrapped, pool, read)
         return Admitted(handler, pool, stops=kind is not Kind.PROBE, is_open=is_open)
 
-    def _reading(self, behaviour: Behaviour, idle_s_max: float | None) -> Behaviour:
+    def _reading(
+        self, behaviour: Behaviour, read: Callable[[bytes], Any], pool: str, idle_s_max: float | None
+    ) -> Behaviour:
         """Reads the requests of a stream within its limits."""
 
-        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             # Here, as handlers may read the requests in another thread.
-            may_go_on = partial(self._gate.check, *current_call())
-            return behaviour(self._streams.read(requests, may_go_on, idle_s_max), context)
+            method, caller = current_call()
+            may_go_on = partial(self._gate.check, method, caller)
+            shared = pool if caller.holder is None else None
+            return behaviour(self._streams.read(requests, read, may_go_on, idle_s_max, shared), context)
 
         return call
 

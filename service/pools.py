@@ -9,6 +9,7 @@ from service.config import Config
 from service.first_message import FirstMessages, NoMessages
 from service.limits import MESSAGE_S_MAX, PROBES_MAX
 from service.methods import Kind
+from service.silent_streams import SilentStreams
 from service.waiting_streams import StreamWorkers
 from service.workers import Workers
 
@@ -22,23 +23,28 @@ class Pools:
     """
 
     def __init__(
-        self, by_kind: Mapping[Kind, Workers], refusals: Workers, first_messages: FirstMessages
+        self,
+        by_kind: Mapping[Kind, Workers],
+        refusals: Workers,
+        first_messages: FirstMessages,
+        silent_streams: SilentStreams,
     ) -> None:
         self._by_kind = dict(by_kind)
+        self.silent_streams = silent_streams
         self.refusals = refusals
         self.first_messages = first_messages
 
     @classmethod
     def of(cls, config: Config) -> Pools:
         """The pools that the settings describe."""
-        first = FirstMessages(min(config.stream_idle_s, MESSAGE_S_MAX))
+        first, silent = FirstMessages(min(config.stream_idle_s, MESSAGE_S_MAX)), SilentStreams()
         return cls(
             {
                 Kind.UNARY: Workers("unary", config.worker_threads, config.in_flight_max, first),
-                Kind.PROBE: Workers("probe", PROBE_THREADS, PROBES_MAX, first),
+                Kind.PROBE: Workers("probe", PROBE_THREADS, PROBES_MAX, first, silent),
                 Kind.WATCHER: StreamWorkers(Kind.WATCHER.value, config.watchers_max, first),
                 **{
-                    kind: Workers(kind.value, most, most, first)
+                    kind: Workers(kind.value, most, most, first, silent)
                     for kind, most in (
                         (Kind.STREAM, config.streams_max),
                         (Kind.IMPORT, config.imports_max),
@@ -49,6 +55,7 @@ class Pools:
             },
             Workers("refusal", REFUSAL_THREADS, config.in_flight_max, NoMessages()),
             first,
+            silent,
         )
 
     def __getitem__(self, kind: Kind) -> Workers:

@@ -55,7 +55,7 @@ class RequestReader:
             if parse is None:
                 return data
             if elements is not None and elements.are_too_many(data):
-                return Unreadable(too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX))
+                return Unreadable(too_large(field, "elements in lists and maps", MESSAGE_ELEMENTS_MAX))
             try:
                 message = parse(data)
                 if lists is not None:

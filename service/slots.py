@@ -36,21 +36,29 @@ class Slots:
         self._held: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    @property
+    def are_all_taken(self) -> bool:
+        """Whether none is left."""
+        return self.taken >= self.most
+
     def check(self, holder: Holder | None) -> None:
         """Raises LimitExceeded when all are held, or when the holder has its share. None = a caller without a
         key, who has no share.
         """
-        free = self.most - self.taken
-        if free <= 0:
+        if self.are_all_taken:
             raise LimitExceeded(
                 f"{self.most} calls of this kind are already in flight",
                 metadata={"limit": str(self.most), "pool": self._name},
                 retry_after_s=SLOT_RETRY_S,
             )
+        self.check_share(holder)
+
+    def check_share(self, holder: Holder | None) -> None:
+        """Raises LimitExceeded when the holder has its share."""
         if holder is None:
             return
         held = self._held.get(holder.name, 0)
-        share = share_of(holder.percent, held + free)
+        share = share_of(holder.percent, held + max(0, self.most - self.taken))
         if held >= share:
             raise LimitExceeded(
                 f"{holder.name} has {held} calls of this kind in flight, {holder.percent} % of the slots that"

@@ -15,6 +15,7 @@ from engine.measures import Counter, Durations
 from service.auth.caller import holder_in
 from service.fair_queue import FairQueue, Task
 from service.first_message import Call, Receives
+from service.silent_streams import SilentStreams
 from service.slots import Holder, Slots
 
 _logger = structlog.get_logger("milepost.service")
@@ -35,9 +36,16 @@ class Workers(ThreadPoolExecutor):
     """
 
     def __init__(
-        self, name: str, threads: int, in_flight_max: int, first_messages: Receives | None = None
+        self,
+        name: str,
+        threads: int,
+        in_flight_max: int,
+        first_messages: Receives | None = None,
+        silent_streams: SilentStreams | None = None,
     ) -> None:
-        """With `first_messages` a call with one request takes no thread before its message is there."""
+        """With `first_messages` a call with one request takes no thread before its message is there. Streams
+        among `silent_streams` give way when all slots are taken.
+        """
         super().__init__(max_workers=threads)
         self.name = name
         self.refused = Counter()
@@ -46,6 +54,7 @@ class Workers(ThreadPoolExecutor):
         """How long calls waited for a thread."""
         self._threads_max = threads
         self._first_messages = first_messages
+        self._silent = [calls for calls in (first_messages, silent_streams) if calls is not None]
         self._started = 0
         self._due = 0
         self._in_flight = 0
@@ -66,17 +75,20 @@ class Workers(ThreadPoolExecutor):
         return self.slots.most
 
     def refuse_if_full(self, holder: Holder | None) -> None:
-        """Raises LimitExceeded when the limit of calls is reached, or the holder has its share of them. A
-        caller without a key takes the place of the call that has been without a message for longest.
+        """Raises LimitExceeded when the limit of calls is reached, or the holder has its share of them. At
+        the limit, the call of a caller without a key that has waited for a message for longest gives way.
         """
         try:
-            self.slots.check(holder)
+            if self.slots.are_all_taken and self._makes_room():
+                self.slots.check_share(holder)
+            else:
+                self.slots.check(holder)
         except LimitExceeded:
-            first = self._first_messages
-            if holder is None and first is not None and first.refuse_longest(self.name):
-                return
             self.refused.add()
             raise
+
+    def _makes_room(self) -> bool:
+        return any(calls.refuse_longest(self.name) for calls in self._silent)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs `fn` in a thread of the pool and counts it until it ends. The future does not wait for it."""
@@ -88,7 +100,9 @@ class Workers(ThreadPoolExecutor):
         if call is None or self._first_messages is None:
             self._run(holder, fn, args, kwargs)
         else:
-            self._first_messages.receive(call, lambda task: self._run(holder, fn, task, kwargs), self.name)
+            self._first_messages.receive(
+                call, lambda task: self._run(holder, fn, task, kwargs), self.name if holder is None else None
+            )
         return _SUBMITTED
 
     def _run(

@@ -17,6 +17,7 @@ import structlog
 
 from engine.backends import registry
 from engine.measures import Durations
+from engine.process_memory import POLL_SECONDS, FreedMemory, limit_arenas
 from service import logs
 from service.readers.messages import READY, Answered, Health, Reload, Start, Stop, receive
 from service.readers.server import ReaderServer
@@ -54,6 +55,18 @@ class Reports(Repeating):
         return REPORT_INTERVAL_S
 
 
+class _Memory(Repeating):
+    """Returns memory that calls have freed to the system."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._freed = FreedMemory()
+
+    def _turn(self) -> float:
+        self._freed.check()
+        return POLL_SECONDS
+
+
 class _Control:
     """Follows what the writer says. Ends the process at once when the writer has ended."""
 
@@ -83,6 +96,7 @@ class _Control:
 
 def run() -> int:
     """Serves until told to stop and returns the exit status."""
+    limit_arenas()
     signals = Signals()
     # Unbuffered: a buffer that a thread waits in cannot be let go of at the end.
     stream = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
@@ -104,12 +118,14 @@ def run() -> int:
     print(READY, flush=True)
     reports = Reports(server.answered, sys.stdout.buffer)
     reports.start()
-    descriptors = DescriptorWatch()
+    descriptors, memory = DescriptorWatch(), _Memory("memory")
     descriptors.start()
+    memory.start()
     while signals.wait() is RELOAD_SIGNAL:
         # Meant for the service, which readers follow.
         continue
     server.stop(alone=not control.is_told_to_stop)
     reports.stop()
     descriptors.stop()
+    memory.stop()
     return 0

@@ -90,7 +90,7 @@ class Converter:
             raise too_large(field, "bytes", self._message_bytes_max, len(data))
         # Braces occur in texts too: an upper bound, which nearly every message stays below.
         if data.count(b"{") > MESSAGE_ELEMENTS_MAX:
-            raise too_large(field, "messages in lists and maps", MESSAGE_ELEMENTS_MAX)
+            raise too_large(field, "elements in lists and maps", MESSAGE_ELEMENTS_MAX)
         message = kind()
         try:
             parse(data, message)

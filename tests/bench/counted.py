@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from engine import Engine
+from engine import Engine, process_memory
 from engine.audiences.model import SavedTarget
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
-from engine.backends.local.storage import process_memory
 from engine.values import MICROS_PER_SECOND
 from tests.bench import synthetic
 from tests.bench.callgrind import Callgrind

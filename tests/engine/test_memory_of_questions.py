@@ -30,7 +30,7 @@ KEYED_BY_FEW = {
     ("engine/backends/local/events/days.py", "_offsets"),
     ("engine/backends/local/events/decimals.py", "integer_bounds"),
     ("engine/backends/local/membership/states.py", "_members_key"),
-    ("engine/backends/local/storage/process_memory.py", "_function"),
+    ("engine/process_memory.py", "_function"),
     ("service/delivery/trust.py", "_trusting"),
     ("service/delivery/sinks/nats.py", "_client_class"),
     ("service/delivery/sinks/redis.py", "_connection_class"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -12,14 +14,23 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from milepost.v1.account_service_pb2 import ListAccountsRequest
-from service.methods import Kind, kind_of
-from tests.harness import EVENTUALLY_S, Refusal, Serving, eventually, read_refusal, serving
+from milepost.v1.data_pb2 import Event
+from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
+from service.convert.wire_elements import WireElements
+from service.limits import PROBES_MAX
+from service.methods import REFLECTION_METHODS, Kind, kind_of
+from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Refusal, Serving, eventually, read_refusal, serving
+from tests.service.auth.keyed import keyed
 from tests.service.test_refusals import METHODS
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SILENT = 40
 """More than the threads of any kind."""
 IDLE_S = 1.5
+STREAM_EVENTS = "/milepost.v1.IngestService/StreamEvents"
+STREAMS_OF_REQUESTS = [
+    method for method, takes_many, _ in METHODS if takes_many and kind_of(method) is not Kind.PROBE
+]
 ONE_REQUEST = [method for method, takes_many, _ in METHODS if not takes_many]
 
 
@@ -86,6 +97,82 @@ def test_silent_calls_without_a_key_give_way_to_others(tmp_path: Path, method: s
         assert not all(call.done() for call in late)
         assert pool.refused.value == 0
         silent.let_go()
+
+
+@pytest.mark.parametrize("method", STREAMS_OF_REQUESTS)
+def test_silent_streams_without_a_key_give_way_to_others(tmp_path: Path, method: str) -> None:
+    with serving(tmp_path / "store", streams_max=2, imports_max=2, access_log="none") as service:
+        service.create_inputs()
+        most = service.application._server._pools[kind_of(method)].in_flight_max
+        silent = Silent(service, method, most)
+        eventually(partial(is_answered, service, method))
+        [gave_way] = [call for call in silent.calls if call.done()]
+        end = end_of(gave_way)
+        assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+        assert "while others called" in end.message
+        silent.let_go()
+        eventually(lambda: service.application.in_flight == 0)
+        assert not service.application._server._pools.silent_streams._streams
+
+
+def is_answered(service: Serving, method: str) -> bool:
+    """Whether a stream with one empty request is not refused for want of a slot."""
+    call: Any = service.channel.stream_stream(method)
+    end = end_of(call(iter([b""]), timeout=EVENTUALLY_S))
+    assert end.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED), end
+    return end.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_streams_that_are_in_use_do_not_give_way(tmp_path: Path) -> None:
+    with serving(tmp_path / "store", streams_max=1, access_log="none") as service:
+        service.create_inputs()
+        sent: SimpleQueue[StreamEventsRequest | None] = SimpleQueue()
+        answers = service.ingest.StreamEvents(iter(sent.get, None), timeout=EVENTUALLY_S)
+        for number in range(8):
+            visit = Event(user_id=f"u{number}", name="visit")
+            visit.time.GetCurrentTime()
+            batch = IngestEventsRequest(parent=ACCOUNT, input=INPUT, events=[visit])
+            sent.put(StreamEventsRequest(sequence=number, batch=batch))
+            answer = next(answers)
+            assert (answer.sequence, answer.result.accepted) == (number, 1)
+            assert not is_answered(service, STREAM_EVENTS)
+        sent.put(None)
+        assert list(answers) == []
+
+
+def test_silent_calls_without_a_key_give_way_to_callers_with_one(tmp_path: Path) -> None:
+    """Probes need no key, and their pool is also that of reflection."""
+    with keyed(tmp_path / "store") as keys:
+        silent = Silent(keys.service, "/grpc.health.v1.Health/Check", PROBES_MAX + SILENT)
+        for end in map(end_of, silent.calls[:SILENT]):
+            assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+        for _ in range(SILENT):
+            assert keys.operator.accounts.ListAccounts(ListAccountsRequest()) is not None
+            reflect: Any = keys.operator.channel.stream_stream(sorted(REFLECTION_METHODS)[0])
+            assert list(reflect(iter([b""]), timeout=EVENTUALLY_S))
+        silent.let_go()
+
+
+def test_no_message_is_parsed_in_the_thread_that_receives_for_all(
+    service: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed_in: list[str] = []
+    names = set()
+
+    def are_too_many(*_: object) -> bool:
+        parsed_in.append(threading.current_thread().name)
+        return False
+
+    monkeypatch.setattr(WireElements, "are_too_many", are_too_many)
+    for method, takes_many, _ in METHODS:
+        call: Any = service.channel.stream_stream(method)
+        parsed_in.clear()
+        requests = call(iter([b""]), timeout=EVENTUALLY_S)
+        [thread] = eventually(parsed_in.copy)
+        requests.cancel()
+        assert "serve" not in thread, (method, takes_many)
+        names.add(thread.partition("-")[0])
+    assert names == {kind.value for kind in Kind}
 
 
 @pytest.fixture(scope="module")

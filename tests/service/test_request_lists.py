@@ -249,6 +249,7 @@ EVENTS = ingest_service_pb2.IngestEventsRequest.DESCRIPTOR.fields_by_name["event
 USERS = ingest_service_pb2.UpsertUsersRequest.DESCRIPTOR.fields_by_name["users"]
 CONSENTS = data_pb2.UserUpdate.DESCRIPTOR.fields_by_name["consents"]
 ALL_OF_TWO = b"\x12\x04\x0a\x00\x0a\x00"
+USER_IDS = audience_service_pb2.BatchCheckMembershipRequest.DESCRIPTOR.fields_by_name["user_ids"]
 CRITERIA = criteria_pb2.CriteriaList.DESCRIPTOR.fields_by_name["criteria"]
 
 
@@ -259,6 +260,8 @@ CRITERIA = criteria_pb2.CriteriaList.DESCRIPTOR.fields_by_name["criteria"]
         (ingest_service_pb2.UpsertUsersRequest, repeated(USERS, repeated(CONSENTS, b"", 50), 60), 3_060),
         (criteria_pb2.CriteriaList, repeated(CRITERIA, ALL_OF_TWO, 40), 120),
         (ingest_service_pb2.IngestEventsRequest, repeated(EVENTS, b"\x0a\x01\x12", 500), 500),
+        (audience_service_pb2.BatchCheckMembershipRequest, repeated(USER_IDS, b"", 2_000), 2_000),
+        (audience_service_pb2.BatchCheckMembershipRequest, repeated(USER_IDS, b"\x12" * 100, 30), 30),
     ],
 )
 def test_elements_of_all_levels_are_counted_on_the_wire(

@@ -10,9 +10,9 @@ import msgspec
 from engine.backends.clickhouse.backend import ClickHouseBackend
 from engine.backends.clickhouse.gateway.location import location_of
 from engine.backends.clickhouse.settings import ClickHouseSettings
-from engine.backends.local.storage.process_memory import limit_arenas
 from engine.backends.registry import Registration
 from engine.clock import Stamp
+from engine.process_memory import limit_arenas
 
 
 def open_clickhouse(

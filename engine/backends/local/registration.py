@@ -13,10 +13,10 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.serving.tools import LocalServingTools
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.in_memory import LOCATION
-from engine.backends.local.storage.process_memory import limit_arenas
 from engine.backends.registry import Registration
 from engine.clock import Stamp
 from engine.errors import FailedPrecondition
+from engine.process_memory import limit_arenas
 
 
 def open_local(location: str, settings: Mapping[str, Any], clock: Callable[[], Stamp]) -> LocalBackend:

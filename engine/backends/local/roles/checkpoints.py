@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from engine.backends.local.roles.open_store import OpenStore
 from engine.backends.local.settings import LocalSettings
-from engine.backends.local.storage.process_memory import give_back
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import WriteBuffer
 from engine.backends.local.storage.write_ahead_log import LOG_IS_FULL
@@ -19,6 +18,7 @@ from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.errors import DataLoss, LimitExceeded, MilepostError
 from engine.measures import Counter, Durations
+from engine.process_memory import give_back
 
 CHECKPOINT_POLL_SECONDS = 0.2
 

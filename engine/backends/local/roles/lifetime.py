@@ -10,12 +10,12 @@ from engine.backends.local.roles.checkpoints import Checkpoints
 from engine.backends.local.serving.writer import LocalServing
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.documents import LocalDocuments
-from engine.backends.local.storage.process_memory import keep_small
 from engine.backends.local.storage.store import Store
 from engine.backends.local.verify.long_reads import END_SECONDS_MAX
 from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.errors import MilepostError
+from engine.process_memory import keep_small
 
 _log = logging.getLogger(__name__)
 

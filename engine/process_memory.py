@@ -1,8 +1,8 @@
 """Returns memory to the system on Linux with glibc; elsewhere does nothing.
 
-A store works in bursts: batches and checkpoints allocate much and free it again. Freed memory stays with the
-process, spread over the arenas of many threads, unless the allocator is configured otherwise. And every page
-of a mapped file that was read once counts as resident until the kernel needs it.
+Calls and stores work in bursts: batches and checkpoints allocate much and free it again. Freed memory stays
+with the process, spread over the arenas of many threads, unless the allocator is configured otherwise. And
+every page of a mapped file that was read once counts as resident until the kernel needs it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ FREED_BYTES_MIN = 16 << 20
 """Growth of the process, in bytes, after which freed memory is returned."""
 TRIM_SECONDS = 5.0
 """Minimum interval between two returns of freed memory."""
+TRIM_SECONDS_MAX = 80.0
+"""Longest interval until memory is returned once more, though the process has not grown since."""
 
 _M_ARENA_MAX = -8
 _RESIDENT_PAGES_FIELD, _SHARED_PAGES_FIELD = 1, 2
@@ -73,20 +75,32 @@ def _resident_bytes() -> tuple[int, int]:
 
 
 class FreedMemory:
-    """Returns memory freed by questions and batches."""
+    """Returns memory freed by questions and batches.
+
+    Memory that calls still hold when some is returned is free a moment later, and nothing grows by that. So
+    memory is returned again after `TRIM_SECONDS`, and after twice as long each time, until one of them is
+    longer than `TRIM_SECONDS_MAX`.
+    """
 
     def __init__(self) -> None:
         self._kept_bytes = own_bytes()
-        self._trimmed_at = -math.inf
+        self._trimmed_at = time.monotonic() - TRIM_SECONDS
+        self._pause_s = math.inf
+        """Until memory is returned without growth."""
 
     def check(self) -> None:
-        """Returns memory when the process has grown since the last time."""
+        """Returns memory when the process has grown since the last time, and again some time later."""
         bytes_now, now = own_bytes(), time.monotonic()
         self._kept_bytes = min(self._kept_bytes, bytes_now)
-        if bytes_now < self._kept_bytes + FREED_BYTES_MIN or now < self._trimmed_at + TRIM_SECONDS:
+        has_grown = bytes_now >= self._kept_bytes + FREED_BYTES_MIN
+        if now < self._trimmed_at + (TRIM_SECONDS if has_grown else self._pause_s):
             return
         give_back()
         self._kept_bytes, self._trimmed_at = own_bytes(), now
+        if has_grown or self._kept_bytes <= bytes_now - FREED_BYTES_MIN:
+            self._pause_s = TRIM_SECONDS
+        else:
+            self._pause_s = 2 * self._pause_s if self._pause_s < TRIM_SECONDS_MAX else math.inf
 
 
 class MappedPages:

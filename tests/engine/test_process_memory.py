@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.backends.local.storage import process_memory as memory
+from engine import process_memory as memory
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.process_memory import let_go_of, mapped_bytes
+from engine.process_memory import let_go_of, mapped_bytes
 
 MEGABYTES_FREED = 190
 
 _PROGRAM = """
-from engine.backends.local.storage.process_memory import give_back, limit_arenas
+from engine.process_memory import give_back, limit_arenas
 
 def resident_bytes():
     with open("/proc/self/statm", encoding="ascii") as statm:
@@ -76,28 +76,54 @@ def test_pages_are_released_only_above_the_limit(monkeypatch: pytest.MonkeyPatch
 
 
 def test_freed_memory_is_returned_after_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, now, given_back = [100], [0.0], [0]
-
-    def give_back() -> None:
-        given_back[0] += 1
-        own[0] -= 5
-
-    monkeypatch.setattr(memory, "own_bytes", lambda: own[0] << 20)
-    monkeypatch.setattr(memory, "give_back", give_back)
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    process = _Process(monkeypatch)
     freed = memory.FreedMemory()
     for seconds, megabytes, times in (
         (0.0, 115, 0),
         (1.0, 116, 1),
         # 111 are left, so 127 would be enough, but not so soon.
         (2.0, 200, 1),
-        (6.0, 126, 1),
-        (6.5, 127, 2),
+        (6.0, 127, 2),
+        (7.0, 122, 2),
         # Shrinking by itself counts too.
-        (20.0, 50, 2),
-        (21.0, 65, 2),
-        (22.0, 66, 3),
+        (8.0, 50, 2),
+        (9.0, 65, 2),
+        (11.0, 66, 3),
     ):
-        now[0], own[0] = seconds, megabytes
+        process.now, process.megabytes = seconds, megabytes
         freed.check()
-        assert given_back[0] == times, (seconds, megabytes)
+        assert process.given_back == times, (seconds, megabytes)
+
+
+def test_memory_that_was_held_at_first_is_returned_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = _Process(monkeypatch)
+    freed = memory.FreedMemory()
+    process.megabytes = 800
+    freed.check()
+    assert process.given_back == 1
+    process.free_megabytes = 300
+    returned_at = []
+    for second in range(1, 400):
+        process.now = float(second)
+        before = process.given_back
+        freed.check()
+        if process.given_back > before:
+            returned_at.append(second)
+    # 300 MB came back after five seconds, and little more after that.
+    assert returned_at == [5, 10, 20, 40, 80, 160]
+    assert process.megabytes < 500
+
+
+class _Process:
+    """A process whose free memory is counted, not returned."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.megabytes, self.free_megabytes, self.given_back, self.now = 100, 5, 0, 0.0
+        monkeypatch.setattr(memory, "own_bytes", lambda: self.megabytes << 20)
+        monkeypatch.setattr(memory, "give_back", self._give_back)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+    def _give_back(self) -> None:
+        self.given_back += 1
+        self.megabytes -= self.free_megabytes
+        self.free_megabytes = 5
