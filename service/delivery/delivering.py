@@ -23,7 +23,7 @@ from service.delivery.cloud_events import cloud_events
 from service.delivery.refused import RefusedEvents
 from service.delivery.retry import RetryPolicy
 from service.delivery.schedule import AT_ONCE, WHEN_WOKEN
-from service.delivery.sinks.sink import Sink, SinkError
+from service.delivery.sinks.sink import Sink, SinkError, defects_fail
 
 SLOW_STEP_S = 1.0
 """A connection whose last step took longer counts as slow."""
@@ -163,7 +163,8 @@ class Delivering:
             self._terms.engine.deliveries.advance(connection, batch.cursor, sent=False)
             return AT_ONCE
         try:
-            due = self._opened_sink().tend()
+            with defects_fail(self.name):
+                due = self._opened_sink().tend()
         except SinkError as error:
             return self._failed(error)
         self._failures = 0
@@ -176,7 +177,8 @@ class Delivering:
         events = cloud_events(self._delivery, batch, lambda user: engine.backend.profile(account, user))
         if not events:
             return False
-        receipt = self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
+        with defects_fail(self.name):
+            receipt = self._opened_sink().deliver(events, time.monotonic() + self._terms.attempt_s_max)
         if receipt is not None and receipt.refused:
             self._terms.refused.keep(self.name, events, receipt.refused)
             engine.deliveries.refused(self._delivery, len(receipt.refused))

@@ -17,7 +17,7 @@ from engine.errors import FailedPrecondition, LimitExceeded
 from engine.resources.records import Audience, Connection, Milestone, Output, account_of
 from service.convert.times import rfc3339
 from service.delivery.sinks import SINKS
-from service.delivery.sinks.sink import Event, Receipt, SinkError, Surroundings
+from service.delivery.sinks.sink import Event, Receipt, SinkError, Surroundings, defects_fail
 from service.limits import OUTPUT_TEST_S_MAX, OUTPUT_TESTS_MAX
 
 TESTED = "milepost.output.test"
@@ -69,11 +69,12 @@ class OutputTests:
 
     def _send(self, delivery: Delivery, event: Event, deadline: float) -> tuple[str, Receipt]:
         try:
-            sink = SINKS[type(delivery.output.target)](delivery, self._surroundings)
-            try:
-                receipt = sink.deliver([event], deadline) or Receipt()
-            finally:
-                sink.close()
+            with defects_fail(delivery.output.name):
+                sink = SINKS[type(delivery.output.target)](delivery, self._surroundings)
+                try:
+                    receipt = sink.deliver([event], deadline) or Receipt()
+                finally:
+                    sink.close()
         except SinkError as error:
             return str(error), error.receipt or Receipt()
         if event.id in receipt.refused:

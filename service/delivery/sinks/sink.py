@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
+import structlog
 
+from engine.errors import MilepostError
 from service.delivery.surroundings import Surroundings as Surroundings
+
+_logger = structlog.get_logger("milepost.delivery")
 
 NEVER = math.inf
 """An instant of `time.monotonic()` that never comes."""
@@ -96,3 +101,19 @@ class Sink(Protocol):
         nothing.
         """
         ...
+
+
+@contextmanager
+def defects_fail(connection: str) -> Iterator[None]:
+    """Within the block a defect of a sink is logged and raised as SinkError. So it is tried again, shown, and
+    ends in a fault like what an output refuses.
+    """
+    try:
+        yield
+    except (SinkError, MilepostError):
+        raise
+    except Exception as defect:
+        _logger.exception("output failed after a defect", connection=connection)
+        raise SinkError(
+            f"the service failed to use this output ({type(defect).__name__}); its log says where"
+        ) from defect

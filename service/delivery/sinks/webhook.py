@@ -101,9 +101,10 @@ class WebhookSink:
         self._surroundings = surroundings
         try:
             self._url = httpx.URL(target.url)
-        except httpx.InvalidURL as error:
+            # A host that says it is internationalised may be none.
+            self._host = self._url.host
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise SinkError(f"the URL of the webhook cannot be used: {error}", final=True) from error
-        self._host = self._url.host
         self._signer = Signer(target.secret)
         self._previous = previous or PreviousSecret()
         self._hidden = (self._previous.secret, *_texts_to_hide(target, self._url))

@@ -15,11 +15,13 @@ from milepost.outputs import output_of
 from milepost.v1 import connection_pb2, connection_service_pb2
 from service.config import load
 from service.delivery import testing
+from service.delivery.sinks.webhook import WebhookSink
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.delivery_receivers import RECEIVERS
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Serving, eventually, read_refusal, refusal_of, serving
 from tests.service.auth.test_shares import retry_delay_s
 from tests.service.delivery.endpoint import STALL, Answer, Endpoint, endpoint
+from tests.service.delivery.test_delivery import build, connect, get
 from tests.service.delivery.test_webhook_output import LOCAL, OUTPUT, SECRET, create_hook
 
 
@@ -71,6 +73,33 @@ def test_the_event_has_the_form_of_the_output(service: Serving, receiver: Endpoi
     [request] = receiver.requests
     found = request.headers.get("ce-id") or json.loads(request.body)["id"]
     assert (answer.delivered, found) == (True, answer.event_id)
+
+
+@pytest.mark.parametrize("host", ["xn--", "xn--a", "XN--ZZZZZZ---"])
+def test_a_host_that_is_no_name_is_a_failure(service: Serving, host: str) -> None:
+    create_hook(service, url=f"http://{host}/")
+    answer = ask(service)
+    assert not answer.delivered
+    assert answer.error.startswith("the URL of the webhook cannot be used: ")
+
+
+def test_a_defect_of_a_sink_is_a_failure(
+    tmp_path: Path, receiver: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deliver(*_: object) -> None:
+        raise RuntimeError("a secret of u1")
+
+    expected = "the service failed to use this output (RuntimeError); its log says where"
+    with serving(tmp_path / "store", **LOCAL) as service:
+        audience = build(service)
+        create_hook(service, url=receiver.url)
+        with monkeypatch.context() as patched:
+            patched.setattr(WebhookSink, "deliver", deliver)
+            answer = ask(service)
+            assert (answer.delivered, answer.error) == (False, expected)
+            connect(service, audience, output_id="hook")
+            assert eventually(lambda: get(service).delivery.last_error) == expected
+        eventually(lambda: len(receiver.requests) > 0)
 
 
 def test_a_failure_is_reported_with_its_answer(service: Serving, receiver: Endpoint) -> None:
