@@ -23,8 +23,10 @@ from service.draining import CALLS_END_S_MAX
 from service.readers.messages import READY, Answered, Health, Message, Reload, Start, Stop, send, settings_of
 from service.readers.spare import Spare, input_of
 
-START_S_MAX = 60.0
-"""Maximum time until every reader serves."""
+START_ATTEMPTS = 3
+"""Processes of a reader that may end before the first one serves."""
+START_LOG_S = 10.0
+"""How often a line says that a reader is still starting."""
 END_S_MAX = CALLS_END_S_MAX + 5.0
 """Maximum time for a reader to end after its grace period; then it is killed."""
 STEADY_S = 10.0
@@ -80,13 +82,18 @@ class Readers:
         return [reader.pid for reader in self._readers if reader.pid is not None]
 
     def start(self) -> None:
-        """Starts the readers and waits until all serve. Raises StoreUnavailable when that takes too long."""
-        deadline = time.monotonic() + START_S_MAX
+        """Starts the readers and waits until all serve, however slow the machine is. Raises StoreUnavailable
+        when one ends instead, again and again.
+        """
         for reader in self._readers:
             reader.start()
         for reader in self._readers:
-            if not reader.serves.wait(max(0.0, deadline - time.monotonic())):
-                raise StoreUnavailable(f"reader {reader.number} did not start within {START_S_MAX:g} s")
+            while not reader.serves.wait(START_LOG_S):
+                _logger.warning("reader still starting", reader=reader.number, pid=reader.pid)
+            if reader.cannot_start:
+                raise StoreUnavailable(
+                    f"reader {reader.number} ended {START_ATTEMPTS} times before it served; its log says why"
+                )
 
     def tell_health(self, service: str, status: int) -> None:
         """Tells every reader the health of a service."""
@@ -158,6 +165,10 @@ class _Reader:
         self._readers = readers
         self.number = number
         self.serves = threading.Event()
+        """Set once a process serves, or `cannot_start`."""
+        self.cannot_start = False
+        self._attempts = 0
+        """Processes that ended before the first one served."""
         self._process: subprocess.Popen[bytes] | None = None
         self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._follow, name=f"reader-{number}", daemon=True)
@@ -229,6 +240,11 @@ class _Reader:
                 self.serves.set()
                 _logger.info("reader ready", reader=self.number, pid=process.pid)
                 self._readers.spare.prepare()
+            elif not self.serves.is_set():
+                self._attempts += 1
+                if self._attempts >= START_ATTEMPTS:
+                    self.cannot_start = True
+                    self.serves.set()
             for line in process.stdout:
                 self._readers.count(line)
             status = process.wait()

@@ -16,13 +16,16 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine.errors import StoreUnavailable
 from milepost.v1 import account_service_pb2, audience_service_pb2
 from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
 from service.application import Application
 from service.auth.listening import CannotListen
 from service.config import Config
+from service.readers import spare, supervisor
 from service.readers.count import readers_for
 from service.readers.shared_port import SOCKET_PATH_BYTES_MAX, SharedPort, WriterSocket
 from tests.bench.process import children_of
@@ -159,6 +162,23 @@ def test_a_stop_ends_all_processes(tmp_path: Path, number: signal.Signals) -> No
         assert '"event": "stopped"' in errors.splitlines()[-1]
         assert not any(map(is_running, readers))
         assert not (tmp_path / "store" / "writer.sock").exists()
+
+
+def test_a_reader_that_cannot_start_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "COMMAND", (sys.executable, "-c", "import sys; sys.exit(3)"))
+    application = Application(Config(data_dir=tmp_path / "store", port=0, readers=1))
+    try:
+        with pytest.raises(StoreUnavailable, match=r"reader 1 ended 3 times before it served"):
+            application.start()
+    finally:
+        application.stop()
+
+
+def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "START_LOG_S", 0.01)
+    with structlog.testing.capture_logs() as logs, serving(tmp_path / "store", readers=1) as service:
+        assert service.accounts.ListAccounts(account_service_pb2.ListAccountsRequest()) is not None
+    assert "reader still starting" in {line["event"] for line in logs}
 
 
 def test_a_service_starts_as_many_as_suit_the_machine(tmp_path: Path) -> None:
