@@ -15,6 +15,8 @@ from engine.backends import registry
 from engine.errors import MilepostError
 from service import logs, systemd, web
 from service.application import Application
+from service.auth.listening import CannotListen
+from service.auth.tls import Certificates
 from service.command_line import DISTRIBUTION
 from service.config import Config, ConfigError, given_settings, load, unknown_variables
 from service.interpreter import share_interpreter
@@ -40,6 +42,7 @@ def run(argv: Sequence[str] | None, signals: Signals) -> int:
         _check_port_file(config.port_file)
         _check_traces(config)
         _check_http(config)
+        _check_tls(config)
     except ConfigError as error:
         print(f"milepost: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -116,6 +119,14 @@ def _check_http(config: Config) -> None:
     missing = web.missing()
     if config.http_port is not None and missing:
         raise ConfigError(f"--http-port {config.http_port}: {missing}")
+
+
+def _check_tls(config: Config) -> None:
+    if config.tls is not None:
+        try:
+            Certificates(config.tls)
+        except CannotListen as error:
+            raise ConfigError(str(error)) from None
 
 
 def _unfinished(port_file: Path) -> Path:
