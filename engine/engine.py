@@ -107,7 +107,7 @@ class Engine:
 
     def serve_with(self, writer: ServingWriter) -> None:
         """Hands calculated memberships to readers in other processes."""
-        self.live.serve_with(writer)
+        self.live.serve_with(writer, self.sizes.outlooks)
 
     def _forget_account(self, account: str) -> None:
         self.sizes.forget_account(account)

@@ -315,6 +315,20 @@ def _error(size: Size) -> float:
     return math.inf if size.state is SizeState.TOO_SMALL else relative_error(size)
 
 
+def counts_everyone(precision: Precision, outlook: Outlook) -> bool:
+    """Whether a question is answered exactly whatever a clock says: its answer is the size itself."""
+    match precision:
+        case Exact():
+            return True
+        case MaxRelativeError():
+            return outlook.users <= EXACT_AT_ONCE_USERS_MAX
+        case TimeBudget(micros=micros):
+            budget = micros
+        case _:
+            budget = EXACT_BUDGET_DEFAULT_MS * 1_000
+    return outlook.users <= EXACT_AT_ONCE_USERS_MAX or outlook.work <= budget
+
+
 def check_precision(precision: Precision) -> None:
     """Raises InvalidInput for a precision that is out of range."""
     match precision:

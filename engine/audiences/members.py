@@ -10,6 +10,7 @@ import msgspec
 from engine.audiences.checks import Checks
 from engine.audiences.explain import Explainer
 from engine.audiences.live import Live
+from engine.audiences.member_tokens import MemberTokens, Place
 from engine.audiences.model import AudienceExplanation, MemberPage, MembershipExplanation, Target
 from engine.audiences.observed import ObservesUsers
 from engine.audiences.targets import Located, Targets
@@ -23,13 +24,6 @@ from engine.resources.repository import Repository
 from engine.values import Micros
 
 EXPORT_PAGE_USERS = 5_000
-
-
-class _Place(msgspec.Struct, frozen=True, array_like=True):
-    """The position of a walk through the members, and the instant it is evaluated at."""
-
-    after: str
-    as_of: Micros
 
 
 class ReadsMembers(ObservesUsers, MembershipReader, Store, Protocol):
@@ -54,6 +48,7 @@ class Members(Checks):
     ) -> None:
         super().__init__(repository, forest, records, live, backend, limits, clock)
         self._targets = targets
+        self._tokens = MemberTokens(repository.pages)
         self._explainer = Explainer(targets, backend)
 
     # --- lists ----------------------------------------------------------------------------------------------
@@ -72,15 +67,12 @@ class Members(Checks):
         of its first page. Raises NotFound, InvalidInput.
         """
         located = self._targets.saved(name, "parent")
-        question = ("list_members", name, as_of)
-        place = _Place("", self._clock() if as_of is None else as_of)
+        place = Place("", self._clock() if as_of is None else as_of)
         if page_token:
-            place = self._repository.pages.decode(question, page_token, _Place)
+            place = self._tokens.place(name, as_of, page_token)
         size = page_size_of(page_size)
         page = self._page(located, place, size, at_least, deadline)
-        if not page.next_page_token:
-            return page
-        token = self._repository.pages.encode(question, _Place(page.next_page_token, place.as_of))
+        token = self._tokens.token(name, as_of, Place(page.next_page_token, place.as_of))
         return msgspec.structs.replace(page, next_page_token=token)
 
     def export(
@@ -101,16 +93,16 @@ class Members(Checks):
     def _pages(
         self, located: Located, as_of: Micros, at_least: int, deadline: float | None
     ) -> Iterator[MemberPage]:
-        place = _Place("", as_of)
+        place = Place("", as_of)
         while True:
             page = self._page(located, place, EXPORT_PAGE_USERS, at_least, deadline)
             yield msgspec.structs.replace(page, next_page_token="")
             if not page.next_page_token:
                 return
-            place = _Place(page.next_page_token, as_of)
+            place = Place(page.next_page_token, as_of)
 
     def _page(
-        self, located: Located, place: _Place, size: int, at_least: int, deadline: float | None
+        self, located: Located, place: Place, size: int, at_least: int, deadline: float | None
     ) -> MemberPage:
         """One page; its token is the bare `after` of the backend."""
         plan = located.compile(place.as_of, with_labels=False).plan

@@ -31,6 +31,7 @@ from engine.audiences.model import (
     SizeState,
     Target,
 )
+from engine.audiences.outlooks import Outlooks
 from engine.audiences.sampling import exact_size, failed_size
 from engine.audiences.targets import Located, Targets
 from engine.backends.base import Count as AskCount
@@ -91,6 +92,8 @@ class Sizes:
         self._funnels = funnels
         self._pages = pages
         self._estimator = Estimator(backend)
+        self.outlooks = Outlooks(targets, backend)
+        """Of the estimates that are asked for."""
         self._clock = clock
 
     def forget_account(self, account: str) -> None:
@@ -114,6 +117,8 @@ class Sizes:
         precision = precision or Default()
         check_precision(precision)
         located = self._targets.locate(target)
+        if as_of is None and isinstance(target, SavedTarget):
+            self._note_asked(target.name, located.id)
         warnings = self._targets.warnings(located)
         instant = self._clock() if as_of is None else as_of
 
@@ -154,6 +159,10 @@ class Sizes:
             elapsed=watch.elapsed(),
             warnings=warnings,
         )
+
+    def _note_asked(self, name: str, milestone: str) -> None:
+        if self._live.calculated(self._records.of(name).name):
+            self.outlooks.asked(milestone)
 
     def count(
         self,

@@ -39,6 +39,7 @@ from engine.audiences.live.state import JourneyState, JourneyStates
 from engine.audiences.live.trimming import OLD_CHANGES_MICROS as OLD_CHANGES_MICROS
 from engine.audiences.live.trimming import Trimmer
 from engine.audiences.model import WatchStart
+from engine.audiences.outlooks import Outlooks
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watcher, WatchTogether
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
@@ -110,10 +111,10 @@ class Live:
             if self._backend.membership(audience.name) is not None:
                 self._states.of(journey_of(audience.milestone))
 
-    def serve_with(self, writer: ServingWriter) -> None:
+    def serve_with(self, writer: ServingWriter, outlooks: Outlooks) -> None:
         """Hands the memberships of every journey to `writer` after each of its rounds."""
         self._repository.announce(DEFINING, writer.change_records)
-        self._serving = JourneyServing(writer)
+        self._serving = JourneyServing(writer, outlooks)
 
     # --- reading --------------------------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ class Definitions:
         expiry = ExpiryTemplate(planner)
         return Definition(
             generation=generation,
+            inputs=tree.inputs,
             milestones=tuple(record.name for record in records),
             digests={
                 audience: _digest((account, [(t.name, t.inputs, m) for t, m in located]))

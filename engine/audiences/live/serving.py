@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.audiences.live.state import Definition, JourneyState
-from engine.backends.base import ServedScope, ServingWriter
+from engine.audiences.outlooks import Outlooks
+from engine.backends.base import EstimateOutlook, ServedScope, ServingWriter
 from engine.resources.records import account_of
 
 
 class JourneyServing:
     """Serves journeys through a writer."""
 
-    def __init__(self, writer: ServingWriter) -> None:
+    def __init__(self, writer: ServingWriter, outlooks: Outlooks) -> None:
         self._writer = writer
+        self._outlooks = outlooks
 
     def serve(self, journey: str, state: JourneyState, definition: Definition | None) -> None:
         """Serves what the round has brought in step. Call within the round."""
-        self._writer.serve(account_of(journey), journey, _served(state, definition))
+        self._writer.serve(account_of(journey), journey, self._served(account_of(journey), state, definition))
 
+    def _served(self, account: str, state: JourneyState, definition: Definition | None) -> ServedScope:
+        if definition is None:
+            return ServedScope(generation=0, reached=state.as_of, depends_on_time=False)
+        milestones = dict(zip(definition.digests, definition.milestones, strict=True))
+        definitions = {
+            audience: digest
+            for audience, digest in definition.digests.items()
+            if state.digests.get(audience) == digest
+        }
+        served = {audience: milestones[audience] for audience in definitions}
+        # Read before anything is looked at.
+        writes = self._writer.writes(account)
+        return ServedScope(
+            generation=definition.generation,
+            reached=state.as_of,
+            depends_on_time=definition.depends_on_time,
+            definitions=definitions,
+            names={name: audience for audience in definitions for name in (audience, milestones[audience])},
+            inputs=definition.inputs,
+            outlooks=self._outlooks_of(served, state, definition, writes),
+            writes=writes,
+        )
 
-def _served(state: JourneyState, definition: Definition | None) -> ServedScope:
-    if definition is None:
-        return ServedScope(generation=0, reached=state.as_of, depends_on_time=False)
-    milestones = dict(zip(definition.digests, definition.milestones, strict=True))
-    definitions = {
-        audience: digest
-        for audience, digest in definition.digests.items()
-        if state.digests.get(audience) == digest
-    }
-    return ServedScope(
-        generation=definition.generation,
-        reached=state.as_of,
-        depends_on_time=definition.depends_on_time,
-        definitions=definitions,
-        names={name: audience for audience in definitions for name in (audience, milestones[audience])},
-    )
+    def _outlooks_of(
+        self, served: Mapping[str, str], state: JourneyState, definition: Definition, writes: int | None
+    ) -> Mapping[str, EstimateOutlook]:
+        if writes is None or not served:
+            return {}
+        return self._outlooks.of(served, state.as_of, definition.generation, writes)

@@ -21,6 +21,8 @@ class Definition:
     """
 
     generation: int
+    inputs: tuple[str, ...]
+    """Those of the journey."""
     milestones: tuple[str, ...]
     digests: dict[str, str]
     depends_on_time: bool

@@ -21,7 +21,7 @@ acknowledged before the question:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,8 +56,10 @@ class FindsUsers(Protocol):
 class Serves(Protocol):
     """Hears what readers in other processes must not miss. Called with the state lock held."""
 
-    def touch(self, account: str, users: Mapping[int, BitMap]) -> None:
-        """New data has touched users of the account (by group)."""
+    def touch(self, account: str, users: Mapping[int, BitMap], scopes: Iterable[str]) -> None:
+        """New data has touched users of the account (by group), or what is known of all of them. In these
+        scopes some are dirty now.
+        """
         ...
 
     def begin_ids(self, account: str) -> None:
@@ -66,6 +68,10 @@ class Serves(Protocol):
 
     def settle_ids(self, account: str) -> None:
         """They have changed."""
+        ...
+
+    def erase(self, account: str, users: Mapping[int, BitMap]) -> None:
+        """Users of the account (by group) were erased, or are aliases from now on."""
         ...
 
     def forget_account(self, account: str) -> None:

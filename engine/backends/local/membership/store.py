@@ -211,13 +211,19 @@ class Memberships:
         """Marks users of the account as dirty in the scopes that read their new data."""
         self._dirty.mark(touched.read, touched.times)
         if self.serving is not None:
-            self.serving.touch(account, touched.users)
+            scopes = {scope for each in touched.read for scope in each.scopes}
+            self.serving.touch(account, touched.users, scopes)
 
     def mark_all_dirty(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
         self._dirty.mark_all(account, users)
         if self.serving is not None:
-            self.serving.touch(account, users)
+            self.serving.touch(account, users, self._dirty.of_account(account))
+
+    def lose_events(self, account: str) -> None:
+        """Events that no answer needs any more were removed. They are not in what is known of the data."""
+        if self.serving is not None:
+            self.serving.touch(account, {}, ())
 
     def dirty(self, scope: str) -> tuple[BitMap, ...] | None:
         """Dirty users by group. None: every user is dirty."""
@@ -623,6 +629,8 @@ class Memberships:
         gone = by_group(users)
         self._dirty.remove(account.name, gone)
         self.readers_of(account.name).updates.remove(gone)
+        if self.serving is not None:
+            self.serving.erase(account.name, gone)
         last = self._waiting[-1] if self._waiting else None
         if (
             last is not None
@@ -666,6 +674,10 @@ class Memberships:
         round, whichever is later. None: none waits.
         """
         return self._exits(self._waiting[0], as_of) if self._waiting else None
+
+    def wait_for_exits(self, account: str) -> bool:
+        """Whether the memberships of an account still have users that were erased. Takes no lock."""
+        return any(exits.account == account for exits in self._waiting)
 
     @property
     def has_exits(self) -> bool:

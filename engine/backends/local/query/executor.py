@@ -47,6 +47,7 @@ from engine.backends.local.account.people import People
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.events import BRIEF_USERS_MAX, TakesLong
 from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.member_order import after_group, cut_page
 from engine.backends.local.query.predicates import STEP_US
 from engine.backends.local.query.runs import GroupRun, WholeRun
 from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
@@ -433,52 +434,15 @@ def _everyone() -> None:
     return None
 
 
-def encode_after(group: int, dense: int) -> str:
-    """A position in the order of members, as an opaque string."""
-    return f"{group:02x}{dense:08x}"
-
-
-def _decode_after(after: str) -> tuple[int, int]:
-    try:
-        if len(after) != AFTER_LENGTH:
-            raise ValueError(after)
-        return int(after[:2], 16), int(after[2:], 16)
-    except ValueError as error:
-        raise InvalidInput.one("after", "not an `after` of this backend") from error
-
-
-AFTER_LENGTH = 10
-
-
-def after_group(after: str) -> int:
-    """The group to continue in. Raises InvalidInput for a string that is no `after`."""
-    return _decode_after(after)[0] if after else 0
-
-
 def member_page(
     account: People, ask: Members, groups: Iterable[tuple[int, BitMap]], revision: int, read: Read
 ) -> MemberPage:
     """Up to `ask.limit` members just after `ask.after`, in order of group and dense id. Users that are erased
     while the page is made are left out.
     """
-    if ask.limit is not None and ask.limit < 1:
-        raise InvalidInput.one("limit", "a page has at least one member")
-    skip_group, skip_through = _decode_after(ask.after) if ask.after else (-1, 0)
-    user_ids: list[str] = []
-    room = ask.limit
-    after = ""
-    for group, users in groups:
-        start = users.rank(skip_through) if group == skip_group else 0
-        end = len(users) if room is None else min(len(users), start + room)
-        if start < end:
-            # A copy: the set may be one of the index, which changes in place.
-            page = users[start:end]
-            user_ids += _ids_of(account, group, page, read)
-            after = encode_after(group, page.max())
-            room = None if room is None else room - len(page)
-        if room == 0 and end < len(users):
-            return MemberPage(tuple(user_ids), after, revision)
-    return MemberPage(tuple(user_ids), "", revision)
+    cut = cut_page(ask.after, ask.limit, groups)
+    user_ids = [user_id for group, users in cut.users for user_id in _ids_of(account, group, users, read)]
+    return MemberPage(tuple(user_ids), cut.after, revision)
 
 
 def _ids_of(account: People, group: int, users: BitMap, read: Read) -> list[str]:

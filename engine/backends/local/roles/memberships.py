@@ -20,7 +20,8 @@ from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.membership.published import PublishedAccount
 from engine.backends.local.membership.states import StoredState
 from engine.backends.local.membership.store import Round, Update
-from engine.backends.local.query.executor import after_group, member_page
+from engine.backends.local.query.executor import member_page
+from engine.backends.local.query.member_order import after_group
 from engine.backends.local.query.shared_answers import SHARED_USERS_MAX
 from engine.backends.local.roles.evaluating import Evaluation
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore

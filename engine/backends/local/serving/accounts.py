@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from pyroaring import BitMap
 
 from engine.backends.local.account.people import People
 from engine.backends.local.serving.arena import WORD_BYTES, Arena, Words
+from engine.backends.local.serving.ids import IdPages
 from engine.backends.local.serving.layout import Account
 from engine.backends.local.storage.sorted_runs import Keys
 
 SLOT_WORDS = 2
 TOUCHED_USERS_MIN = 1 << 9
-GROUP_WORDS = 2
+GROUP_WORDS = 4
+IDS_AT, IDS_PAGES = 2, 3
+"""Words of a group, after the two of its touched users."""
 
 
 class SharedAccount:
@@ -38,6 +43,11 @@ class SharedAccount:
         for group, count in enumerate(account.directory.counts):
             self._touched.append(self._new_touched(max(count, TOUCHED_USERS_MIN)))
             self._tell_touched(group)
+        self._ids = [
+            IdPages(arena, account.directory, group, self._block, partial(self._tell_ids, group))
+            for group in range(self._groups)
+        ]
+        self._has_no_more_ids = False
         account.user_index.share(self)
         self.settle_ids()
 
@@ -75,7 +85,21 @@ class SharedAccount:
         self._change({Account.HAS_ALIASES: int(self._account.directory.has_aliases)})
         self._record[Account.ENDED] = self._record[Account.BEGUN]
 
+    @property
+    def id_changes(self) -> int:
+        """How many times ids have come to mean other users."""
+        return self._record[Account.BEGUN]
+
     # --- touched users --------------------------------------------------------------------------------------
+
+    @property
+    def writes(self) -> int:
+        """How many writes have touched users."""
+        return self._record[Account.WRITES]
+
+    def count_write(self) -> None:
+        """One more write touches users."""
+        self._record[Account.WRITES] += 1
 
     def touch(self, users: Mapping[int, BitMap], stamp: int) -> None:
         """Marks users (by group) as touched."""
@@ -101,6 +125,52 @@ class SharedAccount:
         touched = self._touched[group]
         at = Account.TOUCHED + GROUP_WORDS * group
         self._change({at: _address(self._arena, touched), at + 1: len(touched)})
+
+    # --- ids of users ---------------------------------------------------------------------------------------
+
+    @property
+    def has_all_ids(self) -> bool:
+        """Whether the ids of all users are there, or no more come. Needs no lock."""
+        return self._has_no_more_ids or all(each.is_complete for each in self._ids)
+
+    def give_up_ids(self) -> None:
+        """No more ids come: one could not be read."""
+        self._has_no_more_ids = True
+
+    def add_ids(self, pages_max: int) -> None:
+        """Adds ids that are not there yet, some pages of them. Raises DataLoss."""
+        with self._ids_changing():
+            for each in self._ids:
+                while not each.is_complete:
+                    if not pages_max:
+                        return
+                    each.add_page()
+                    pages_max -= 1
+
+    def clear_ids(self, users: Mapping[int, BitMap]) -> None:
+        """Users (by group) were erased. Raises DataLoss."""
+        with self._ids_changing():
+            for group, each in users.items():
+                self._ids[group].clear(each)
+
+    def close(self) -> None:
+        """The account has no users any more."""
+        with self._ids_changing():
+            for each in self._ids:
+                each.close()
+
+    @contextmanager
+    def _ids_changing(self) -> Iterator[None]:
+        self._record[Account.IDS_COUNTER] += 1
+        try:
+            yield
+        finally:
+            self._record[Account.IDS_COUNTER] += 1
+
+    def _tell_ids(self, group: int, table: Words) -> None:
+        at = Account.TOUCHED + GROUP_WORDS * group
+        place = _address(self._arena, table) if len(table) else 0
+        self._change({at + IDS_AT: place, at + IDS_PAGES: len(table)})
 
     # --- memory ---------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ away: it may be half of a change, or a block that was freed and used anew.
 | REVISION: the newest applied | its counter | its counter |
 | GENERATION of the records | generation of its records | the table of its users, with a counter of its own |
 | CLOCK: the time, when it was set | the instant it reached; a stamp | flags, seed of hashes, changes of ids |
-| KEYS: the API keys | its account | by group: where its touched users are |
-| SCOPES: where they are | members by audience and group; names | |
+| KEYS: the API keys | its account; its population | WRITES: how many have touched users |
+| SCOPES: where they are | members by audience and group; names; outlooks | by group: touched users, ids |
 
 Why a check that begins after a write was acknowledged includes it:
 
@@ -35,6 +35,21 @@ Why a check that begins after a write was acknowledged includes it:
 5. A change of a definition stores the new GENERATION before the change is visible to anyone. A scope of
    another generation is not answered from.
 6. The revision of an answer was read before everything else: the answer includes every write up to it.
+
+Sizes are of everyone, so they are answered only while nobody is dirty:
+
+7. LATE of a scope is set, under the state lock and before the acknowledgement, by a write that makes a user
+   dirty in the scope. It is cleared by the next publication after which nobody is dirty. A reader looks at it
+   after it has read the scope, and then at the scope's counter: with the same publication and LATE not set,
+   the members and the population are right for everyone.
+8. IDS of a scope is the number of changes of ids (BEGUN) when it was published, or UNCOUNTED while exits of
+   erased users wait, whom the members still include. A reader counts only while the account has that number.
+9. Ids of users come in pages, with a counter of their own (IDS_COUNTER). They are added after their users, so
+   a reader may not find one and then does not answer. An erased user's id is cleared before the erasure is
+   acknowledged. A list is answered like a count, or while no user between its first and its last, members or
+   not, was touched since the publication; then it need not matter who is dirty elsewhere.
+10. Outlooks of estimates also depend on data that the scope does not read. They hold while WRITES of the
+    account is the number that they were made at.
 """
 
 from __future__ import annotations
@@ -46,10 +61,12 @@ from engine.errors import Unsupported
 
 HEADER_WORDS = 64
 SCOPES_MAX = 1 << 20
-SCOPE_WORDS = 16
+SCOPE_WORDS = 32
 NOBODY = 0
 """Number of a bitmap without members."""
 
+UNCOUNTED = (1 << 64) - 1
+"""Instead of a number that nobody is to go by."""
 NOT_SERVED = (1 << 64) - 1
 """Generation of a scope that is not served."""
 WORD_MASK = (1 << 64) - 1
@@ -89,10 +106,20 @@ class Scope(IntEnum):
     NAMES_AT = 8
     NAMES_BYTES = 9
     NAMES_VERSION = 10
+    LATE = 11
+    """Not 0: a user has become dirty since, or was dirty already."""
+    IDS = 12
+    POPULATION = 13
+    OUTLOOKS_AT = 14
+    OUTLOOKS_BYTES = 15
+    WRITES = 16
+    """Those of the account that the outlooks are made at."""
 
 
 class Account(IntEnum):
-    """Words of an account; two words a group follow: where its touched users are, and how many fit."""
+    """Words of an account; four words a group follow: where its touched users are, and how many fit; where
+    the pages of its users' ids are, and how many there are.
+    """
 
     COUNTER = 0
     TABLE_AT = 1
@@ -104,6 +131,8 @@ class Account(IntEnum):
     BEGUN = 7
     ENDED = 8
     GROUPS = 9
+    WRITES = 10
+    IDS_COUNTER = 11
     TOUCHED = 16
 
 

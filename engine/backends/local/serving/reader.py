@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from engine.backends.base import MEMBER, NOT_MEMBER, UNDECIDED, Flags
-from engine.backends.base.serving import Served, ServedMany
+from engine.backends.base.serving import Served, ServedCount, ServedEstimate, ServedMany, ServedPage
 from engine.backends.local.membership.published import among, users_by_group
+from engine.backends.local.query.member_order import Cut
 from engine.backends.local.serving.layout import HEADER_WORDS, Header
 from engine.backends.local.serving.views import (
     AccountState,
@@ -22,6 +23,7 @@ from engine.backends.local.serving.views import (
     ScopeState,
     ScopeView,
 )
+from engine.backends.local.serving.walks import Members, Walks, ids_of_users
 from engine.backends.local.serving.writer import NANOS_PER_MICRO
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT
 from engine.backends.local.users.hash_table import CHANGING, UNKNOWN
@@ -33,11 +35,33 @@ CLOCK_AGE_MICROS_MAX = 5 * MICROS_PER_SECOND
 """Maximum age of the writer's time."""
 
 
+T = TypeVar("T")
+
+
 class _Column(NamedTuple):
     """Where the members of an audience are."""
 
     scope: ScopeView
     column: int
+
+
+class _Published(NamedTuple):
+    """An audience as it was published."""
+
+    scope: ScopeState
+    column: int
+    account: AccountView
+    users: AccountState
+    as_of: Micros
+    revision: int
+
+    def sizes(self) -> ServedCount:
+        """Its size, and that of its population."""
+        return ServedCount(self.scope.size(self.column), self.scope.population, self.as_of, self.revision)
+
+    def members(self, as_of: Micros) -> Members:
+        """Its members, which hold for an instant. Raises Changed."""
+        return Members(self.account, self.scope, self.scope.all_members(self.column), as_of, self.revision)
 
 
 class LocalServingReader:
@@ -54,6 +78,7 @@ class LocalServingReader:
         self._scope_names: dict[int, tuple[int, dict[str, int]]] = {}
         """By number of the scope: the version of its names, and their columns."""
         self._reading_names = threading.Lock()
+        self._walks = Walks()
 
     def contains(self, name: str, user_id: str) -> Served | None:
         """Whether the user is in the audience of that name; None when only the writer can tell."""
@@ -86,10 +111,7 @@ class LocalServingReader:
 
     def contains_many(self, account: str, names: Sequence[str], user_ids: Sequence[str]) -> ServedMany | None:
         """`contains` for many users and audiences of one account; None when a name is not served."""
-        for _ in range(ATTEMPTS_MAX):
-            with suppress(Changed):
-                return self._contains_many(account, names, user_ids)
-        return None
+        return self._attempted(lambda: self._contains_many(account, names, user_ids))
 
     def _contains_many(
         self, account: str, names: Sequence[str], user_ids: Sequence[str]
@@ -116,11 +138,113 @@ class LocalServingReader:
             raise Changed
         return ServedMany(flags, min(now, *instants), revision, generation)
 
+    # --- sizes ----------------------------------------------------------------------------------------------
+
+    def count(self, name: str) -> ServedCount | None:
+        """The size of the audience of that name; None when only the writer can tell."""
+        settled = self._attempted(lambda: self._settled(name))
+        return None if settled is None else settled.sizes()
+
+    def estimate(self, name: str) -> ServedEstimate | None:
+        """The sizes that an estimate of the audience of that name consists of; None when only the writer can
+        tell.
+        """
+        return self._attempted(lambda: self._estimate(name))
+
+    def _estimate(self, name: str) -> ServedEstimate | None:
+        settled = self._settled(name)
+        if settled is None:
+            return None
+        scope, count = settled.scope, settled.sizes()
+        outlook = scope.outlook(settled.column, settled.users)
+        if outlook is None:
+            return None
+        if not scope.is_current():
+            raise Changed
+        above = count.population if outlook.above is None else scope.size(outlook.above)
+        draw = above - sum(map(scope.size, outlook.before))
+        return ServedEstimate(count, draw, bool(outlook.before), outlook.work)
+
+    def _settled(self, name: str) -> _Published | None:
+        """The members of an audience, when they are right for everyone. Raises Changed."""
+        found = self._published(name)
+        if found is None:
+            return None
+        is_settled = found.scope.is_settled(found.users)
+        if not found.scope.is_current():
+            raise Changed
+        return found if is_settled else None
+
+    def _published(self, name: str) -> _Published | None:
+        """The members of an audience as published last. Raises Changed."""
+        # Before everything else: the answer includes every write up to it.
+        revision = self._words[Header.REVISION]
+        found = self._column(name)
+        if found is None:
+            return None
+        scope, now = found.scope.state(), self.now()
+        as_of = None if now is None else self._as_of(scope, now)
+        if as_of is None or not scope.serves(found.column):
+            return None
+        account = self._account(scope.account_at)
+        return _Published(scope, found.column, account, account.state(), as_of, revision)
+
+    # --- lists ----------------------------------------------------------------------------------------------
+
+    def serves(self, name: str) -> bool:
+        """Whether the members of the audience of that name are served, though some users may be dirty."""
+        return self._attempted(lambda: self._published(name)) is not None
+
+    def page(self, name: str, after: str, limit: int, as_of: Micros | None) -> ServedPage | None:
+        """A page of the members of the audience of that name; None when only the writer can tell. Without
+        `as_of` they are as of now; with it as of the instant of an earlier page.
+        """
+        return self._attempted(lambda: self._page(name, after, limit, as_of))
+
+    def _page(self, name: str, after: str, limit: int, as_of: Micros | None) -> ServedPage | None:
+        found = self._published(name)
+        if found is None:
+            return None
+        scope = found.scope
+        if as_of is None or not scope.depends_on_time or as_of == scope.reached:
+            members = found.members(found.as_of if as_of is None else as_of)
+        else:
+            kept = self._walks.find(name, as_of)
+            if kept is None or kept.scope.generation != self._words[Header.GENERATION]:
+                return None
+            members = kept
+        page = members.settled_page(after, limit, found.revision)
+        if members.scope is scope and not scope.is_current():
+            raise Changed
+        if page is not None and page.next_after and scope.depends_on_time:
+            self._walks.keep(name, members)
+        return page
+
+    def members(self, name: str) -> Members | None:
+        """All members of the audience of that name as of now; None when only the writer can tell."""
+        return self._attempted(lambda: self._members(name))
+
+    def _members(self, name: str) -> Members | None:
+        settled = self._settled(name)
+        if settled is None:
+            return None
+        members = settled.members(settled.as_of)
+        last = [(group, users[-1:]) for group, users in enumerate(members.groups) if users]
+        # Ids are added in order: with the last ones all are there.
+        return None if ids_of_users(settled.users, Cut(last, "")) is None else members
+
+    # --- what is served -------------------------------------------------------------------------------------
+
     def is_current(self, answer: ServedMany) -> bool:
         """Whether the definitions that the answer is of still hold."""
         return self._words[Header.GENERATION] == answer.generation
 
-    # --- what is served -------------------------------------------------------------------------------------
+    def _attempted(self, read: Callable[[], T | None]) -> T | None:
+        """What is read; None when the writer changes it again and again meanwhile."""
+        for _ in range(ATTEMPTS_MAX):
+            with suppress(Changed):
+                return read()
+        return None
 
     def _as_of(self, scope: ScopeState, now: Micros) -> Micros | None:
         """The instant that a scope's members hold for; None when they are not to be used."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from pyroaring import BitMap
 
+from engine.backends.base.serving import EstimateOutlook
 from engine.backends.local.serving.arena import WORD_BYTES, Arena
 from engine.backends.local.serving.layout import NOBODY, NOT_SERVED, SCOPE_WORDS, WORD_MASK, Header, Scope
 
@@ -14,14 +15,40 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True):
-    """A serialised bitmap: a number that no other has, and where it is. NOBODY stands for the empty one."""
+    """A serialised bitmap: a number that no other has, where it is, and its users. NOBODY stands for the
+    empty one.
+    """
 
     number: int
     at: int
     size: int
+    users: int
 
 
-EMPTY = Block(NOBODY, 0, 0)
+EMPTY = Block(NOBODY, 0, 0, 0)
+
+
+class ColumnOutlook(msgspec.Struct, frozen=True, array_like=True):
+    """`EstimateOutlook` with columns for audiences."""
+
+    above: int | None
+    before: list[int]
+    work: float
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """What members are published with; see `layout`."""
+
+    stamp: int
+    account_at: int
+    generation: int
+    reached: int
+    depends_on_time: bool
+    is_late: bool
+    ids: int
+    population: int
+    outlooks: Mapping[str, EstimateOutlook]
+    writes: int
 
 
 class SharedScope:
@@ -44,12 +71,7 @@ class SharedScope:
         self,
         members: Mapping[str, Sequence[BitMap]],
         names: Mapping[str, str],
-        *,
-        stamp: int,
-        account_at: int,
-        generation: int,
-        reached: int,
-        depends_on_time: bool,
+        publication: Publication,
     ) -> None:
         """Publishes members (by audience, then group)."""
         blocks = {
@@ -65,16 +87,23 @@ class SharedScope:
                 for audience in self._columns
             ]
         )
+        outlooks = _encode(self._outlooks(members, publication.outlooks))
         words = {
-            Scope.GENERATION: generation,
-            Scope.REACHED: reached & WORD_MASK,
-            Scope.DEPENDS_ON_TIME: int(depends_on_time),
-            Scope.STAMP: stamp,
-            Scope.ACCOUNT_AT: account_at,
+            Scope.GENERATION: publication.generation,
+            Scope.REACHED: publication.reached & WORD_MASK,
+            Scope.DEPENDS_ON_TIME: int(publication.depends_on_time),
+            Scope.STAMP: publication.stamp,
+            Scope.ACCOUNT_AT: publication.account_at,
             Scope.MEMBERS_AT: self._arena.put(encoded),
             Scope.MEMBERS_BYTES: len(encoded),
+            Scope.LATE: int(publication.is_late),
+            Scope.IDS: publication.ids,
+            Scope.POPULATION: publication.population,
+            Scope.OUTLOOKS_AT: self._arena.put(outlooks),
+            Scope.OUTLOOKS_BYTES: len(outlooks),
+            Scope.WRITES: publication.writes,
         }
-        old = [(self._record[Scope.MEMBERS_AT], self._record[Scope.MEMBERS_BYTES])]
+        old = self._held()
         old += [
             (block.at, block.size)
             for key, (_, block) in self._blocks.items()
@@ -86,15 +115,18 @@ class SharedScope:
         served = {name: self._columns[audience] for name, audience in names.items() if audience in members}
         self._tell_names(served)
 
+    def be_late(self) -> None:
+        """A user is dirty."""
+        self._record[Scope.LATE] = 1
+
     def move_on(self, generation: int, reached: int) -> None:
         """The members that are published hold for these as well."""
         self._change({Scope.GENERATION: generation, Scope.REACHED: reached & WORD_MASK})
 
     def end(self) -> None:
         """Serves nothing any more."""
-        old = [(block.at, block.size) for _, block in self._blocks.values()]
-        old.append((self._record[Scope.MEMBERS_AT], self._record[Scope.MEMBERS_BYTES]))
-        self._change({Scope.GENERATION: NOT_SERVED, Scope.MEMBERS_AT: 0, Scope.MEMBERS_BYTES: 0})
+        old = self._held() + [(block.at, block.size) for _, block in self._blocks.values()]
+        self._change({Scope.GENERATION: NOT_SERVED} | {word: 0 for at in _HELD for word in at})
         self._blocks = {}
         self._free(old)
         self._tell_names({})
@@ -107,7 +139,23 @@ class SharedScope:
         if not users:
             return users, EMPTY
         data = users.serialize()
-        return users, Block(self._arena.next_number(), self._arena.put(data), len(data))
+        return users, Block(self._arena.next_number(), self._arena.put(data), len(data), len(users))
+
+    def _outlooks(
+        self, members: Collection[str], outlooks: Mapping[str, EstimateOutlook]
+    ) -> dict[int, ColumnOutlook]:
+        """By column; only those that are about audiences which are published."""
+        columns = self._columns
+        return {
+            columns[audience]: ColumnOutlook(
+                columns[each.above] if each.above else None,
+                [columns[before] for before in each.before],
+                each.work,
+            )
+            for audience, each in outlooks.items()
+            if all(needed in members for needed in (audience, *each.before))
+            and (not each.above or each.above in members)
+        }
 
     def _tell_names(self, names: dict[str, int]) -> None:
         if names == self._names:
@@ -132,10 +180,15 @@ class SharedScope:
             record[word] = value
         record[Scope.COUNTER] += 1
 
+    def _held(self) -> list[tuple[int, int]]:
+        """The blocks that only the publication of now has."""
+        return [(self._record[at], self._record[size]) for at, size in _HELD]
+
     def _free(self, blocks: Iterable[tuple[int, int]]) -> None:
         for at, size in blocks:
             if size:
                 self._arena.free(at, size)
 
 
+_HELD = ((Scope.MEMBERS_AT, Scope.MEMBERS_BYTES), (Scope.OUTLOOKS_AT, Scope.OUTLOOKS_BYTES))
 _NONE = (BitMap(), EMPTY)

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import xxhash
 from pyroaring import BitMap
 
-from engine.backends.local.serving.accounts import GROUP_WORDS, SLOT_WORDS
+from engine.backends.local.serving.accounts import GROUP_WORDS, IDS_AT, IDS_PAGES, SLOT_WORDS
 from engine.backends.local.serving.arena import ARENA_BYTES, WORD_BYTES, Words
-from engine.backends.local.serving.layout import NOBODY, Account, Scope
-from engine.backends.local.serving.scopes import Block
+from engine.backends.local.serving.ids import text_offset
+from engine.backends.local.serving.layout import NOBODY, UNCOUNTED, Account, Scope
+from engine.backends.local.serving.scopes import Block, ColumnOutlook
+from engine.backends.local.storage.page_cache import PAGE_BITS, PAGE_MASK
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
 from engine.backends.local.users.hash_table import CHANGING, UNKNOWN, find_in, find_one_in
 from engine.backends.local.users.id_index import LOW_MASK, user_keys
@@ -29,6 +31,7 @@ PROBES_MAX = 4_096
 """Slots looked at for one user. More are needed only in memory that was freed meanwhile."""
 
 _decode_blocks = msgspec.msgpack.Decoder(list[list[Block]]).decode
+_decode_outlooks = msgspec.msgpack.Decoder(dict[int, ColumnOutlook]).decode
 _decode_names = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
@@ -52,6 +55,10 @@ class Memory:
         """Words as an array over the memory itself."""
         return np.frombuffer(self._map, np.uint64, words, at)
 
+    def ends(self, at: int, count: int) -> npt.NDArray[np.uint32]:
+        """The ends in a page of ids, over the memory itself."""
+        return np.frombuffer(self._map, np.uint32, count, at)
+
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
@@ -66,6 +73,9 @@ class AccountState:
     slots: npt.NDArray[np.uint64]
     touched: tuple[memoryview[int], ...]
     touched_arrays: tuple[Words, ...]
+    memory: Memory
+    id_tables: tuple[memoryview[int], ...]
+    """By group: where the pages of ids are."""
 
     def find(self, user_id: str) -> UserRef:
         """The user of an id, UNKNOWN, or CHANGING when only the writer can tell."""
@@ -106,6 +116,40 @@ class AccountState:
         found[has_place] = touched[dense[has_place]] > np.uint64(stamp)
         return found
 
+    def is_any_touched(self, group: int, first: int, end: int | None, stamp: int) -> bool:
+        """Whether a user of a group was touched after the stamp, from one to before another dense id."""
+        return bool((self.touched_arrays[group][first:end] > np.uint64(stamp)).any())
+
+    def user_ids(self, group: int, users: npt.NDArray[np.uint32]) -> list[str] | None:
+        """The ids of users of a group, which are sorted; "" for those that were erased. None: some are not
+        there. They are right if the account is current afterwards. Raises Changed.
+        """
+        counter, table = self.record[Account.IDS_COUNTER], self.id_tables[group]
+        found: list[bytes] = []
+        pages = users >> PAGE_BITS
+        for some in np.split(users, np.flatnonzero(np.diff(pages)) + 1) if len(users) else ():
+            page = int(some[0]) >> PAGE_BITS
+            at = table[page] if page < len(table) else 0
+            if not at:
+                return None
+            known = self.memory.words[at // WORD_BYTES]
+            self._require_ids(counter)
+            slots = (some & PAGE_MASK).astype(np.int64)
+            if slots[-1] >= known:
+                return None
+            ends = self.memory.ends(at + WORD_BYTES, known)
+            last = ends[slots].tolist()
+            first = np.where(slots, ends[slots - 1], 0).tolist()
+            self._require_ids(counter)
+            text = at + text_offset(known)
+            found += [self.memory.bytes(text + a, b - a) for a, b in zip(first, last, strict=True)]
+        self._require_ids(counter)
+        return [each.decode() for each in found]
+
+    def _require_ids(self, counter: int) -> None:
+        if counter & 1 or self.record[Account.IDS_COUNTER] != counter:
+            raise Changed
+
     def is_current(self) -> bool:
         """Whether the record is the same now, and so what was read through it."""
         return self.record[Account.COUNTER] == self.counter
@@ -132,11 +176,12 @@ class AccountView:
         table_at, slots = record[Account.TABLE_AT], record[Account.TABLE_SLOTS]
         knows_all = bool(record[Account.IS_COMPLETE]) and not record[Account.HAS_ALIASES]
         first = self._first + Account.TOUCHED
-        touched = words[first : first + GROUP_WORDS * record[Account.GROUPS]].tolist()
+        groups = words[first : first + GROUP_WORDS * record[Account.GROUPS]].tolist()
         seed = record[Account.SEED]
         if counter & 1 or record[Account.COUNTER] != counter:
             raise Changed
-        places = list(zip(touched[::GROUP_WORDS], touched[1::GROUP_WORDS], strict=True))
+        places = list(zip(groups[::GROUP_WORDS], groups[1::GROUP_WORDS], strict=True))
+        tables = zip(groups[IDS_AT::GROUP_WORDS], groups[IDS_PAGES::GROUP_WORDS], strict=True)
         return AccountState(
             counter=counter,
             record=record,
@@ -146,6 +191,8 @@ class AccountView:
             slots=array(table_at, slots * SLOT_WORDS).reshape(-1, SLOT_WORDS),
             touched=tuple(words[at // WORD_BYTES : at // WORD_BYTES + users] for at, users in places),
             touched_arrays=tuple(array(at, users) for at, users in places),
+            memory=self._memory,
+            id_tables=tuple(words[at // WORD_BYTES : at // WORD_BYTES + pages] for at, pages in tables),
         )
 
 
@@ -165,10 +212,41 @@ class ScopeState:
     """By column and group. A column that is not served has none."""
     bitmaps: dict[tuple[int, int], tuple[int, BitMap]]
     """By column and group: the number of a block, and the bitmap in it. Shared with later states."""
+    id_changes: int
+    """Those of the account that the members are about; UNCOUNTED while they still have erased users."""
+    population: int
+    outlooks: dict[int, ColumnOutlook]
+    """By column. They hold while the account has had `writes` writes."""
+    writes: int
 
     def serves(self, column: int) -> bool:
         """Whether the column has members, or could have."""
         return column < len(self.blocks) and bool(self.blocks[column])
+
+    def all_members(self, column: int) -> tuple[BitMap, ...]:
+        """The members by group. Do not modify the result. Raises Changed."""
+        return tuple(self.members(column, group) for group in range(len(self.blocks[column])))
+
+    def has_ids_of(self, account: AccountState) -> bool:
+        """Whether ids mean the users that the members are about, and none of these was erased."""
+        record = account.record
+        return (
+            self.id_changes != UNCOUNTED and record[Account.BEGUN] == self.id_changes == record[Account.ENDED]
+        )
+
+    def is_settled(self, account: AccountState) -> bool:
+        """Whether the members are right for everyone, with all that was acknowledged so far. It holds if the
+        state is current afterwards.
+        """
+        return not self.record[Scope.LATE] and self.has_ids_of(account)
+
+    def outlook(self, column: int, account: AccountState) -> ColumnOutlook | None:
+        """What is known of an estimate, if it still holds. It does if the state is current afterwards."""
+        return self.outlooks.get(column) if account.record[Account.WRITES] == self.writes else None
+
+    def size(self, column: int) -> int:
+        """Number of members."""
+        return sum(block.users for block in self.blocks[column])
 
     def members(self, column: int, group: int) -> BitMap:
         """The members of a group. Do not modify the result. Raises Changed."""
@@ -204,6 +282,7 @@ class ScopeView:
         known, counter = self._state, self._record[Scope.COUNTER]
         if known is None or known.counter != counter:
             words, encoded = self._block(counter, Scope.MEMBERS_AT, Scope.MEMBERS_BYTES)
+            _, outlooks = self._block(counter, Scope.OUTLOOKS_AT, Scope.OUTLOOKS_BYTES)
             reached = words[Scope.REACHED]
             known = self._state = ScopeState(
                 counter=counter,
@@ -216,6 +295,10 @@ class ScopeView:
                 account_at=words[Scope.ACCOUNT_AT],
                 blocks=_decode_blocks(encoded) if encoded else [],
                 bitmaps=self._bitmaps,
+                id_changes=words[Scope.IDS],
+                population=words[Scope.POPULATION],
+                outlooks=_decode_outlooks(outlooks) if outlooks else {},
+                writes=words[Scope.WRITES],
             )
         return known
 

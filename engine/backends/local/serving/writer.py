@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +17,30 @@ from engine.backends.local.membership.dirty_users import DirtyScope
 from engine.backends.local.membership.published import PublishedAccount, StoredMembers
 from engine.backends.local.serving.accounts import SharedAccount
 from engine.backends.local.serving.arena import WORD_BYTES, Arena
-from engine.backends.local.serving.layout import HEADER_WORDS, SCOPES_MAX, WORD_MASK, Header, require_order
-from engine.backends.local.serving.scopes import SharedScope
+from engine.backends.local.serving.layout import (
+    HEADER_WORDS,
+    SCOPES_MAX,
+    UNCOUNTED,
+    WORD_MASK,
+    Header,
+    require_order,
+)
+from engine.backends.local.serving.scopes import Publication, SharedScope
 from engine.backends.local.write.state import State
-from engine.errors import LimitExceeded
+from engine.errors import DataLoss, LimitExceeded
 from engine.values import Micros
 
 NANOS_PER_MICRO = 1_000
+COUNTED_USERS_MAX = 1 << 23
+"""Users of an account up to which the population of several inputs is counted with the state lock held: about
+a millisecond. Readers answer no sizes of larger ones.
+"""
+
+
+ID_PAGES_AT_ONCE = 4
+"""Pages of 4,096 ids that are added per hold of the state lock: about a millisecond."""
+ID_PAGES_A_ROUND = 256
+"""Pages added after a round: so long the next one waits."""
 
 
 @dataclass(slots=True)
@@ -35,8 +52,10 @@ class _Scope:
     stored: Mapping[str, StoredMembers] = field(default_factory=dict)
     dirty: DirtyScope | None = None
     served: ServedScope | None = None
-    touches: int = 0
+    writes: int = 0
     """Of the account, when the scope got its stamp."""
+    waited: bool = False
+    """Whether exits of erased users waited."""
 
 
 class LocalServing:
@@ -50,8 +69,6 @@ class LocalServing:
         self._words = self._arena.words
         self._stamp = 1
         self._accounts: dict[str, SharedAccount] = {}
-        self._touches: dict[str, int] = {}
-        """By account: how many writes have touched users."""
         self._scopes: dict[str, _Scope] = {}
         self._outside = threading.Lock()
         """For what is written without the state lock. Taken after that one."""
@@ -66,10 +83,18 @@ class LocalServing:
 
     # --- memberships ----------------------------------------------------------------------------------------
 
+    def writes(self, account: str) -> int | None:
+        """How many writes have touched users of the account since it is served. Takes no lock."""
+        shared = self._accounts.get(account)
+        return None if shared is None else shared.writes
+
     def serve(self, account: str, scope: str, served: ServedScope) -> None:
         """Serves the memberships of a scope as they are now. For one thread a scope."""
-        if self._moves_on(account, scope, served):
-            return
+        if not self._moves_on(account, scope, served):
+            self._serve(account, scope, served)
+        self._add_ids(account)
+
+    def _serve(self, account: str, scope: str, served: ServedScope) -> None:
         with self._locked():
             published = self._state.memberships.published(account)
             stored = _servable(published, scope, served)
@@ -79,6 +104,21 @@ class LocalServing:
                     self._end(scope)
                 else:
                     self._publish(found, scope, served, published, stored)
+
+    def _add_ids(self, account: str) -> None:
+        """Adds ids of users that readers do not have yet, for a while, a few per hold of the lock."""
+        for _ in range(ID_PAGES_A_ROUND // ID_PAGES_AT_ONCE):
+            shared = self._accounts.get(account)
+            if shared is None or shared.has_all_ids:
+                return
+            with self._locked():
+                if self._accounts.get(account) is not shared:
+                    return
+                try:
+                    shared.add_ids(ID_PAGES_AT_ONCE)
+                except DataLoss:
+                    # Lists go to the process that says so.
+                    shared.give_up_ids()
 
     def _moves_on(self, account: str, scope: str, served: ServedScope) -> bool:
         """Whether nothing has changed but the instant and the records' generation. Does not wait for the
@@ -100,7 +140,9 @@ class LocalServing:
             or any(published.stored.get(audience) is not stored for audience, stored in known.stored.items())
             or len(known.stored) != len(served.definitions)
             # Users that other data have touched seem changed to readers until the scope gets a new stamp.
-            or known.touches != self._touches.get(account, 0)
+            or known.writes != self.writes(account)
+            or known.waited != self._state.memberships.wait_for_exits(account)
+            or (known.served.inputs, known.served.outlooks) != (served.inputs, served.outlooks)
         ):
             return False
         known.record.move_on(served.generation, served.reached)
@@ -120,18 +162,28 @@ class LocalServing:
         # Users that are dirty now are touched after this stamp, and so are those of later writes.
         stamp, self._stamp = self._stamp, self._stamp + 1
         shared.touch(dict(enumerate(dirty.groups)), self._stamp)
+        waits = self._state.memberships.wait_for_exits(account.name)
+        population = _population(account, served.inputs)
         known = self._scopes.get(scope) or self._new_scope(scope)
         known.record.publish(
             {audience: each.members for audience, each in stored.items() if each.members is not None},
             served.names,
-            stamp=stamp,
-            account_at=shared.at,
-            generation=served.generation,
-            reached=served.reached,
-            depends_on_time=served.depends_on_time,
+            Publication(
+                stamp=stamp,
+                account_at=shared.at,
+                generation=served.generation,
+                reached=served.reached,
+                depends_on_time=served.depends_on_time,
+                is_late=any(dirty.groups),
+                ids=UNCOUNTED if waits or population is None else shared.id_changes,
+                population=population or 0,
+                # Made before the lock was taken: a write since may have changed what they say.
+                outlooks=served.outlooks if served.writes == shared.writes else {},
+                writes=shared.writes,
+            ),
         )
         known.account, known.stored, known.dirty, known.served = account.name, stored, dirty, served
-        known.touches = self._touches.get(account.name, 0)
+        known.writes, known.waited = shared.writes, waits
 
     def _end(self, scope: str) -> None:
         known = self._scopes.get(scope)
@@ -160,12 +212,17 @@ class LocalServing:
         """Everything up to this revision is applied."""
         self._words[Header.REVISION] = revision
 
-    def touch(self, account: str, users: Mapping[int, BitMap]) -> None:
-        """New data has touched users (by group)."""
+    def touch(self, account: str, users: Mapping[int, BitMap], scopes: Iterable[str]) -> None:
+        """New data has touched users (by group), some of which are dirty in these scopes now."""
         shared = self._accounts.get(account)
-        if shared is not None:
-            shared.touch(users, self._stamp)
-            self._touches[account] = self._touches.get(account, 0) + 1
+        if shared is None:
+            return
+        shared.touch(users, self._stamp)
+        shared.count_write()
+        for scope in scopes:
+            known = self._scopes.get(scope)
+            if known is not None:
+                known.record.be_late()
 
     def begin_ids(self, account: str) -> None:
         """Ids of the account are about to mean other users."""
@@ -179,13 +236,21 @@ class LocalServing:
         if shared is not None:
             shared.settle_ids()
 
+    def erase(self, account: str, users: Mapping[int, BitMap]) -> None:
+        """Users (by group) were erased, or are aliases from now on."""
+        shared = self._accounts.get(account)
+        if shared is not None:
+            shared.clear_ids(users)
+
     def forget_account(self, account: str) -> None:
         """The account has no users any more; others may come under its name."""
         with self._outside:
             for scope, known in self._scopes.items():
                 if known.account == account:
                     self._end(scope)
-            self._accounts.pop(account, None)
+        shared = self._accounts.pop(account, None)
+        if shared is not None:
+            shared.close()
 
     # --- everything else ------------------------------------------------------------------------------------
 
@@ -221,6 +286,16 @@ class LocalServing:
         with self._locked():
             self._state.serve_with(None)
         self._arena.close()
+
+
+def _population(account: People, inputs: Sequence[str]) -> int | None:
+    """Users of the inputs; None when they cannot be counted, or that takes long."""
+    if len(inputs) > 1 and sum(account.directory.counts) > COUNTED_USERS_MAX:
+        return None
+    try:
+        return account.universe_size(inputs)
+    except DataLoss:
+        return None
 
 
 def _servable(published: PublishedAccount, scope: str, served: ServedScope) -> dict[str, StoredMembers]:

@@ -363,6 +363,7 @@ class State(Generic[P]):
             account = self._account(entry.account)
             account.remove_events(entry.before)
             self._removed(position, account, entry.before)
+            self.memberships.lose_events(account.name)
             self.event_ids.expire(account.number, entry.before)
             self._reach(position, entry)
         return Appended(position, 0, 0)

@@ -13,6 +13,7 @@ def main() -> None:
     tools = registry.registration("local").serving
     assert tools is not None
     reader = tools.reader(int(sys.argv[1]), STORED_AGE_MICROS_MAX)
+    print("ready", flush=True)
     for line in sys.stdin:
         name, user_id = line.split()
         answer = reader.contains(name, user_id)

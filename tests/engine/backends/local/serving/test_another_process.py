@@ -49,6 +49,9 @@ def asking(site: Served) -> Iterator[Asked]:
         pass_fds=[descriptor],
     ) as process:
         try:
+            # Until then the time that the writer gives may become too old.
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
             yield Asked(process)
         finally:
             process.kill()
