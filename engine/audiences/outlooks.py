@@ -1,8 +1,9 @@
 """What readers have to know beside sizes to answer estimates of calculated audiences (`EstimateOutlook`).
 
-It costs about a question, so only audiences are looked at whose estimates were asked of this process lately.
-Once readers answer them, nobody asks here any more; then the outlook ends after a while, the next question
-comes here, and begins it again.
+It costs about a question, so only audiences are looked at whose estimates were asked of this process lately,
+and only once their account has had no write for a round: the next write ends what was found. Once readers
+answer the estimates, nobody asks here any more; then the outlook ends after a while, the next question comes
+here, and begins it again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from engine.audiences.targets import Located, Targets
 from engine.backends.base import EstimateOutlook, PlanExecutor
@@ -25,13 +27,17 @@ ASKED_S = 60.0
 """How long an audience is looked at after a question."""
 
 
+State: TypeAlias = tuple[int, int, Mapping[str, str]]
+"""The generation of the records, the number of writes and the calculated milestones."""
+
+
 @dataclass(slots=True)
 class _Asked:
-    """A milestone whose estimate was asked for, and what was found last."""
+    """A milestone whose estimate was asked for; the state of the last round, and what was found in which."""
 
     at: float
-    found_at: tuple[int, int, Mapping[str, str]] | None = None
-    """The generation of the records, the number of writes and the calculated milestones then."""
+    seen: State | None = None
+    found_in: State | None = None
     outlook: EstimateOutlook | None = None
 
 
@@ -64,13 +70,16 @@ class Outlooks:
         """
         found = {}
         audiences = {milestone: audience for audience, milestone in milestones.items()}
+        state = generation, writes, milestones
         for milestone, asked in self._lately():
             if milestone not in audiences:
                 continue
-            state = generation, writes, milestones
-            if asked.found_at != state:
+            if asked.seen != state:
+                asked.seen = state
+                continue
+            if asked.found_in != state:
                 asked.outlook = self._found(milestone, audiences, instant)
-                asked.found_at = state
+                asked.found_in = state
             if asked.outlook is not None:
                 found[audiences[milestone]] = asked.outlook
         return found

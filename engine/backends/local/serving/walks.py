@@ -11,7 +11,13 @@ from typing import NamedTuple
 from pyroaring import BitMap
 
 from engine.backends.base.serving import ServedPage
-from engine.backends.local.query.member_order import Cut, after_group, cut_page, position_of
+from engine.backends.local.query.member_order import (
+    Cut,
+    Position,
+    after_group,
+    cut_page,
+    position_of,
+)
 from engine.backends.local.serving.views import AccountState, AccountView, Changed, ScopeState
 from engine.backends.local.storage.bitmaps import ids_of
 from engine.errors import StoreUnavailable
@@ -72,12 +78,12 @@ class Members(NamedTuple):
         return ServedPage(found, cut.after, self.as_of, revision)
 
     def _is_touched(self, users: AccountState, after: str, cut: Cut) -> bool:
-        """Whether a user of the page was touched since the members were published, or one who could be on
-        it.
+        """Whether a user of the page was touched since the members were published, one who could be on it, or
+        the member behind it: then there may be no next page.
         """
         if self.scope.is_settled(users) and self.scope.is_current():
             return False
-        start, end = position_of(after), position_of(cut.after)
+        start, end = position_of(after), self._first_behind(cut)
         last_group = len(self.groups) - 1 if end is None else end.group
         return any(
             users.is_any_touched(
@@ -88,6 +94,13 @@ class Members(NamedTuple):
             )
             for group in range(0 if start is None else start.group, last_group + 1)
         )
+
+    def _first_behind(self, cut: Cut) -> Position | None:
+        """The first member behind a page; None when there is none. With it there is a next page."""
+        if not cut.after:
+            return None
+        [(group, users)] = self.cut(cut.after, 1).users
+        return Position(group, users.min())
 
 
 def ids_of_users(users: AccountState, cut: Cut) -> list[str] | None:

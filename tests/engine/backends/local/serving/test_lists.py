@@ -15,7 +15,7 @@ from engine.criteria.model import Event
 from engine.errors import StoreUnavailable
 from engine.resources.records import Milestone
 from engine.values import MICROS_PER_SECOND, Micros
-from tests.engine.backends.local.serving.test_serving import BOUGHT_LATELY, GOLD, Served, edit
+from tests.engine.backends.local.serving.test_serving import BOUGHT_LATELY, GOLD, Served, edit, reading
 from tests.engine.backends.local.serving.world import STEPS, World
 from tests.engine.site import ACCOUNT, did
 
@@ -55,8 +55,7 @@ def writers_page(site: Served, walk: Walk, as_of: Micros) -> tuple[list[str], st
 
 def go_on(site: Served, walk: Walk) -> bool:
     """Reads the next page of a walk from the reader and the writer. Returns whether the reader answered."""
-    site.tick()
-    page = site.reader.page(walk.name, walk.after, walk.size, walk.as_of)
+    page = reading(site).page(walk.name, walk.after, walk.size, walk.as_of)
     if page is None:
         instant = site.clock.now if walk.as_of is None else walk.as_of
         _, after = writers_page(site, walk, instant)
@@ -105,7 +104,7 @@ def test_every_export_is_the_evaluators_at_its_beginning(served: Served) -> None
         world.step()
         for milestone in world.milestones:
             served.tick()
-            members = served.reader.members(milestone.name)
+            members = reading(served).members(milestone.name)
             if members is None:
                 continue
             exports += 1
@@ -128,7 +127,7 @@ def test_an_export_does_not_change_but_for_erased_users(served: Served) -> None:
         served.update(f"u{number}", {"plan": "gold"})
     served.connect(gold)
     served.refresh()
-    members = served.reader.members(gold.audience)
+    members = reading(served).members(gold.audience)
     assert members is not None
     before = exported(members)
     assert sorted(before) == [f"u{number}" for number in range(10)]
@@ -147,13 +146,14 @@ def test_an_export_does_not_change_but_for_erased_users(served: Served) -> None:
 
 
 def test_erased_ids_are_nowhere_in_the_memory(served: Served) -> None:
-    assert isinstance(served.reader, LocalServingReader)
+    reader = served.reader
+    assert isinstance(reader, LocalServingReader)
     gold = served.add("gold", GOLD)
     for number in range(10):
         served.update(f"secret-{number}", {"plan": "gold"})
     served.connect(gold)
     served.refresh()
-    memory = served.reader._memory
+    memory = reader._memory
     used = 1 << 26
     assert memory.bytes(0, used).count(b"secret-") == 10
     served.backend.erase(ACCOUNT, ["secret-4"])
@@ -169,7 +169,7 @@ def test_an_export_of_an_account_that_was_emptied_says_so(served: Served) -> Non
     served.update("ada", {"plan": "gold"})
     served.connect(gold)
     served.refresh()
-    members = served.reader.members(gold.audience)
+    members = reading(served).members(gold.audience)
     assert members is not None
     served.backend.erase(ACCOUNT, ["ada"])
     served.backend.forget(ACCOUNT, ACCOUNT)
@@ -184,25 +184,25 @@ def test_pages_are_answered_where_nobody_was_touched(served: Served) -> None:
         served.update(user, {"plan": "gold"})
     served.connect(gold)
     served.refresh()
-    every = served.reader.page(gold.name, "", 1_000, None)
+    every = reading(served).page(gold.name, "", 1_000, None)
     assert every is not None
     order = every.user_ids
     assert sorted(order) == sorted(users)
     # The last in order loses its place: pages before it are as they were.
     served.update(order[-1], {"plan": "tin"}, time=served.clock.now + 1)
-    first = served.reader.page(gold.name, "", 20, None)
+    first = reading(served).page(gold.name, "", 20, None)
     assert first is not None
     assert first.user_ids == order[:20]
-    second = served.reader.page(gold.name, first.next_after, 20, first.as_of)
+    second = reading(served).page(gold.name, first.next_after, 20, first.as_of)
     assert second is not None
     assert second.user_ids == order[20:40]
-    assert served.reader.page(gold.name, "", 1_000, None) is None
-    assert served.reader.members(gold.name) is None
-    assert served.reader.serves(gold.name)
+    assert reading(served).page(gold.name, "", 1_000, None) is None
+    assert reading(served).members(gold.name) is None
+    assert reading(served).serves(gold.name)
     # The first one too.
     served.update(order[0], {"plan": "tin"}, time=served.clock.now + 1)
-    assert served.reader.page(gold.name, "", 20, None) is None
-    assert served.reader.page(gold.name, first.next_after, 20, first.as_of) is not None
+    assert reading(served).page(gold.name, "", 20, None) is None
+    assert reading(served).page(gold.name, first.next_after, 20, first.as_of) is not None
 
 
 def test_a_walk_goes_on_at_its_instant_after_rounds_that_moved_others(served: Served) -> None:
@@ -211,24 +211,24 @@ def test_a_walk_goes_on_at_its_instant_after_rounds_that_moved_others(served: Se
         served.send([(f"u{number}", "buy")], time=served.clock.now)
     served.connect(lately)
     served.refresh()
-    first = served.reader.page(lately.name, "", 10, None)
+    first = reading(served).page(lately.name, "", 10, None)
     assert first is not None
     assert len(first.user_ids) == 10
     served.clock.now += 11 * MICROS_PER_SECOND
     served.tick()
     served.refresh()
-    count = served.reader.count(lately.name)
+    count = reading(served).count(lately.name)
     assert count is not None
     assert count.users == 0
-    second = served.reader.page(lately.name, first.next_after, 1_000, first.as_of)
+    second = reading(served).page(lately.name, first.next_after, 1_000, first.as_of)
     assert second is not None
     assert (len(second.user_ids), second.as_of) == (30, first.as_of)
-    assert served.reader.page(lately.name, first.next_after, 10, first.as_of - 1) is None
+    assert reading(served).page(lately.name, first.next_after, 10, first.as_of - 1) is None
     visited = Event(name="visit", window=BOUGHT_LATELY.window)
     edit(served, lately, visited)
     served.refresh()
-    assert served.reader.count(lately.name) is not None
-    assert served.reader.page(lately.name, first.next_after, 10, first.as_of) is None
+    assert reading(served).count(lately.name) is not None
+    assert reading(served).page(lately.name, first.next_after, 10, first.as_of) is None
 
 
 def test_ids_of_many_users_come_in_pages(served: Served) -> None:
@@ -237,13 +237,13 @@ def test_ids_of_many_users_come_in_pages(served: Served) -> None:
     served.send([(user, "visit") for user in users])
     served.connect(gold)
     served.refresh()
-    members = served.reader.members(gold.audience)
+    members = reading(served).members(gold.audience)
     assert members is not None
     assert sorted(exported(members, 1_000)) == sorted(users)
     more = [f"more-{number}" for number in range(9_000)]
     served.send([(user, "visit") for user in more])
     served.refresh()
-    again = served.reader.members(gold.audience)
+    again = reading(served).members(gold.audience)
     assert again is not None
     assert sorted(exported(again, 1_000)) == sorted(users + more)
     assert sorted(exported(members, 1_000)) == sorted(users)

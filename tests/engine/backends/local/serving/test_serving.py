@@ -79,6 +79,12 @@ def served(tmp_path: Path) -> Iterator[Served]:
     site.close()
 
 
+def reading(site: Served) -> ServingReader:
+    """The reader, which has just been given the time: a slow machine makes it too old."""
+    site.tick()
+    return site.reader
+
+
 def edit(site: Site, milestone: Milestone, criteria: Criterion) -> None:
     record = Milestone(name=milestone.name, audience="", criteria=criteria)
     site.engine.milestones.update_milestone(record, {"criteria"})

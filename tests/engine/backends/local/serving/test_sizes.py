@@ -13,7 +13,7 @@ from engine.audiences.sampling import exact_size
 from engine.criteria.model import AllOf, AnyOf, UserAttribute
 from engine.criteria.model import Equals as Is
 from engine.resources.records import Milestone
-from tests.engine.backends.local.serving.test_serving import BOUGHT_LATELY, GOLD, Served, edit
+from tests.engine.backends.local.serving.test_serving import BOUGHT_LATELY, GOLD, Served, edit, reading
 from tests.engine.backends.local.serving.world import STEPS, World
 from tests.engine.site import ACCOUNT, did
 
@@ -29,16 +29,13 @@ def agree_on_sizes(site: Served, milestones: list[Milestone]) -> tuple[int, int]
     """Checks every size against the evaluator. Returns how many counts and estimates there were."""
     counts = estimates = 0
     for name in (name for milestone in milestones for name in (milestone.audience, milestone.name)):
-        # As the service does, however long this takes.
-        site.tick()
-        count = site.reader.count(name)
+        count = reading(site).count(name)
         if count is not None:
             counts += 1
             truth = site.engine.sizes.count(name, as_of=count.as_of)
             assert (count.users, count.population) == (truth.users, truth.population), name
             assert count.revision == site.backend.revision()
-        site.tick()
-        found = site.reader.estimate(name)
+        found = reading(site).estimate(name)
         if found is not None:
             estimates += 1
             exact = site.engine.sizes.estimate(SavedTarget(name), precision=Exact(), as_of=found.count.as_of)
@@ -59,6 +56,8 @@ def test_every_size_is_the_evaluators(served: Served) -> None:
     counts = estimates = 0
     for _ in range(STEPS):
         world.step()
+        if world.rng.random() < 0.5:
+            served.refresh()
         found = agree_on_sizes(served, world.milestones)
         counts, estimates = counts + found[0], estimates + found[1]
     served.refresh()
@@ -75,7 +74,7 @@ def test_a_size_is_answered_while_others_write_what_no_criterion_reads(served: S
     served.refresh()
     for number in range(20):
         served.send([("ada", f"unread-{number}")])
-        count = served.reader.count(gold.audience)
+        count = reading(served).count(gold.audience)
         assert count is not None
         assert (count.users, count.population, count.revision) == (1, 1, served.backend.revision())
 
@@ -87,16 +86,16 @@ def test_a_size_is_handed_on_from_a_write_to_the_next_round(served: Served) -> N
     served.refresh()
     for users, write in enumerate(("bob", "eve"), 2):
         served.update(write, {"plan": "gold"})
-        assert served.reader.count(gold.audience) is None
+        assert reading(served).count(gold.audience) is None
         served.refresh()
-        count = served.reader.count(gold.audience)
+        count = reading(served).count(gold.audience)
         assert count is not None
         assert (count.users, count.population) == (users, users)
     # A user that comes to the journey without data of its criteria.
     served.send([("sam", "unread")])
-    assert served.reader.count(gold.audience) is None
+    assert reading(served).count(gold.audience) is None
     served.refresh()
-    count = served.reader.count(gold.audience)
+    count = reading(served).count(gold.audience)
     assert count is not None
     assert (count.users, count.population) == (3, 4)
 
@@ -108,9 +107,9 @@ def test_erased_users_are_in_no_size(served: Served) -> None:
     served.connect(gold)
     served.refresh()
     served.backend.erase(ACCOUNT, ["ada"])
-    assert served.reader.count(gold.audience) is None
+    assert reading(served).count(gold.audience) is None
     served.refresh()
-    count = served.reader.count(gold.audience)
+    count = reading(served).count(gold.audience)
     assert count is not None
     assert (count.users, count.population) == (1, 1)
     # One that is in no audience, and of whom only the population tells.
@@ -118,7 +117,7 @@ def test_erased_users_are_in_no_size(served: Served) -> None:
     served.refresh()
     served.backend.erase(ACCOUNT, ["sam"])
     served.refresh()
-    count = served.reader.count(gold.audience)
+    count = reading(served).count(gold.audience)
     assert count is not None
     assert (count.users, count.population) == (1, 1)
 
@@ -129,10 +128,10 @@ def test_an_edit_ends_sizes_at_once(served: Served) -> None:
     served.connect(gold)
     served.refresh()
     edit(served, gold, did("visit"))
-    assert served.reader.count(gold.audience) is None
-    assert served.reader.estimate(gold.audience) is None
+    assert reading(served).count(gold.audience) is None
+    assert reading(served).estimate(gold.audience) is None
     served.refresh()
-    count = served.reader.count(gold.audience)
+    count = reading(served).count(gold.audience)
     assert count is not None
     assert count.users == 0
 
@@ -140,6 +139,8 @@ def test_an_edit_ends_sizes_at_once(served: Served) -> None:
 def answered(site: Served, milestone: Milestone) -> Estimate:
     """The writer's estimate, after which readers may answer, or not."""
     answer = site.engine.sizes.estimate(SavedTarget(milestone.name))
+    # They look once nothing has been written for a round.
+    site.refresh()
     site.refresh()
     return answer
 
@@ -160,14 +161,14 @@ def test_only_estimates_without_warnings_and_labels_are_answered(served: Served)
         False,
         True,
     ]
-    assert served.reader.estimate(plain.name) is not None
-    assert served.reader.estimate(labelled.name) is None
-    assert served.reader.estimate(warned.name) is None
+    assert reading(served).estimate(plain.name) is not None
+    assert reading(served).estimate(labelled.name) is None
+    assert reading(served).estimate(warned.name) is None
     # Now there is such an event.
     served.send([("ada", "never")])
     answered(served, warned)
     assert answered(served, warned).warnings == ()
-    assert served.reader.estimate(warned.name) is not None
+    assert reading(served).estimate(warned.name) is not None
 
 
 def test_an_estimate_needs_the_audiences_that_draw_before(served: Served) -> None:
@@ -177,12 +178,12 @@ def test_an_estimate_needs_the_audiences_that_draw_before(served: Served) -> Non
     served.connect(rest, "rest")
     served.refresh()
     answered(served, rest)
-    assert served.reader.count(rest.name) is not None
-    assert served.reader.estimate(rest.name) is None
+    assert reading(served).count(rest.name) is not None
+    assert reading(served).estimate(rest.name) is None
     served.connect(first, "first")
     served.refresh()
     answered(served, rest)
-    found = served.reader.estimate(rest.name)
+    found = reading(served).estimate(rest.name)
     assert found is not None
     assert (found.count.users, found.draw, found.count.population, found.has_before) == (1, 1, 2, True)
 
@@ -195,7 +196,10 @@ def test_outlooks_are_kept_only_for_what_was_asked_lately(served: Served) -> Non
     milestones = {gold.audience: gold.name}
     assert outlooks.of(milestones, served.clock.now, 1, 1) == {}
     outlooks.asked(gold.name)
+    assert outlooks.of(milestones, served.clock.now, 1, 1) == {}
     assert outlooks.of(milestones, served.clock.now, 1, 1).keys() == {gold.audience}
+    assert outlooks.of(milestones, served.clock.now, 1, 2) == {}
+    assert outlooks.of(milestones, served.clock.now, 1, 2).keys() == {gold.audience}
     now[0] = 61.0
     assert outlooks.of(milestones, served.clock.now, 1, 1) == {}
     outlooks.asked(gold.name)
@@ -212,6 +216,6 @@ def test_windows_hold_for_the_instant_of_their_round(served: Served) -> None:
     reached = served.clock.now
     served.clock.now += 1_500_000
     served.tick()
-    count = served.reader.count(lately.audience)
+    count = reading(served).count(lately.audience)
     assert count is not None
     assert (count.users, count.as_of) == (1, reached)
