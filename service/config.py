@@ -144,8 +144,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     readers: Annotated[
         int | None,
         Setting(
-            "Processes that answer checks beside the one with the store, and hand on to it all else (default:"
-            " one less than cores, at most 8; none in memory or in a cluster).",
+            "Processes that answer reads of activated audiences beside the one with the store, and hand on to"
+            " it all else (default: one less than cores, at most 8; none in memory or in a cluster).",
             0,
             transport.READERS_MAX,
         ),

@@ -166,6 +166,13 @@ def warning_messages(warnings: Iterable[Warning]) -> list[journey_pb2.Warning]:
     return [journey_pb2.Warning(field=w.field, description=w.description, reason=w.reason) for w in warnings]
 
 
+def count_message(count: model.Count, revisions: Revisions) -> audience_service_pb2.CountAudienceResponse:
+    """An exact size."""
+    return audience_service_pb2.CountAudienceResponse(
+        users=count.users, population=count.population, evaluation=evaluation_message(count, revisions)
+    )
+
+
 def estimate_message(
     estimate: model.Estimate, revisions: Revisions
 ) -> audience_service_pb2.EstimateAudienceResponse:

@@ -19,6 +19,7 @@ from service.convert.checks import CheckMessages
 from service.convert.faults import ShapeFaults
 from service.convert.journeys import audience_message, audience_of_message, journey_message
 from service.convert.masks import AUDIENCE_FIELDS, masked_fields
+from service.convert.members import export_message, list_message
 from service.convert.times import duration, optional_instant, timestamp
 from service.convert.watches import watch_cursor, watch_message, watch_position
 from service.handlers.runtime import Runtime
@@ -97,11 +98,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
-        return pb.CountAudienceResponse(
-            users=count.users,
-            population=count.population,
-            evaluation=convert.evaluation_message(count, self._runtime.revisions),
-        )
+        return convert.count_message(count, self._runtime.revisions)
 
     def CompareAudiences(
         self, request: pb.CompareAudiencesRequest, context: grpc.ServicerContext
@@ -224,12 +221,8 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             at_least=self._runtime.at_least(request.at_least),
             deadline=self._runtime.deadline(context),
         )
-        return pb.ListMembersResponse(
-            user_ids=page.user_ids,
-            next_page_token=page.next_page_token,
-            as_of=timestamp(page.as_of),
-            revision=self._runtime.token(page.revision),
-        )
+        revision = self._runtime.token(page.revision)
+        return list_message(page.user_ids, page.next_page_token, page.as_of, revision)
 
     def ExportMembers(
         self, request: pb.ExportMembersRequest, context: grpc.ServicerContext
@@ -241,11 +234,7 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
             deadline=self._runtime.stream_deadline(context),
         )
         for page in pages:
-            yield pb.ExportMembersResponse(
-                user_ids=page.user_ids,
-                as_of=timestamp(page.as_of),
-                revision=self._runtime.token(page.revision),
-            )
+            yield export_message(page.user_ids, page.as_of, self._runtime.token(page.revision))
 
     def WatchMembership(  # type: ignore[override] # it also yields `Waiting`
         self, request: pb.WatchMembershipRequest, context: grpc.ServicerContext

@@ -12,7 +12,11 @@ on to the writer, byte for byte, every call that it does not answer itself.
     process         a reader: from its first message to its end
     server          in a reader: the gRPC server
     routes          in a reader: which calls it answers and which it hands on, and in which threads
-    answers         in a reader: answers checks
+    answers         in a reader: what it answers, by method
+    answering       in a reader: what all its answers have in common
+    checks          in a reader: answers checks
+    members         in a reader: answers lists and exports of members
+    sizes           in a reader: answers counts and exact estimates
     keys            in a reader: whether a call's API key permits it
     forwarding      in a reader: hands calls on
 """

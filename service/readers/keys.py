@@ -16,7 +16,7 @@ import msgspec
 from engine.backends.base import ServingReader
 from engine.errors import MilepostError
 from engine.values import Micros
-from service.auth.caller import current_call
+from service.auth.caller import Caller, current_call
 from service.auth.gate import Gate, Metadata
 from service.auth.meter import Meters
 from service.auth.running import RunningCalls
@@ -77,6 +77,12 @@ class ReaderKeys:
         except (LookupError, MilepostError):
             return None
         return meters
+
+    def check(self, method: str, caller: Caller) -> None:
+        """Checks again whether a running call is permitted. Raises Unauthenticated, ScopeMissing."""
+        if self._served.keys_version() != self._version:
+            self._load()
+        self._gate.check(method, caller)
 
     def _load(self) -> None:
         with self._loading:

@@ -6,7 +6,7 @@ names the one that a call exceeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -25,13 +25,14 @@ from milepost.v1 import (
     journey_service_pb2,
 )
 from service.config import Config
+from service.deaf_callers import DeafCallers
 from service.errors import abort
 from service.first_message import FirstMessages, NoMessages
 from service.health import LISTS, Health
 from service.limits import MESSAGE_S_MAX, PROBES_MAX, READER_THREADS
 from service.methods import HEALTH_PREFIX, REFLECTION_METHODS, is_health
 from service.pools import PROBE_THREADS, REFUSAL_THREADS
-from service.readers.answers import BATCH_CHECK_METHOD, CHECK_METHOD, Answers
+from service.readers.answers import Answer, Answers, StreamAnswer
 from service.readers.forwarding import Forwarder, was_refused
 from service.readers.keys import ReaderKeys
 from service.reading import RequestReader, checked
@@ -71,6 +72,7 @@ class ReaderPools:
         )
         self.first_messages = first = FirstMessages(min(config.stream_idle_s, MESSAGE_S_MAX))
         self.checks = Workers("check", READER_THREADS, config.in_flight_max, first)
+        self.reads = Workers("read", READER_THREADS, config.in_flight_max, first)
         self.unary = Workers("unary", READER_THREADS, config.in_flight_max, first)
         self.streams = Workers("stream", streams_max, streams_max, first)
         self.probes = Workers("probe", PROBE_THREADS, PROBES_MAX, first)
@@ -79,12 +81,12 @@ class ReaderPools:
     @property
     def in_flight(self) -> int:
         """Number of calls running or queued, without health checks."""
-        return self.checks.in_flight + self.unary.in_flight + self.streams.in_flight
+        return sum(pool.in_flight for pool in (self.checks, self.reads, self.unary, self.streams))
 
     def shutdown(self) -> None:
         """Stops the threads after their current calls."""
         self.first_messages.stop()
-        for pool in (self.checks, self.unary, self.streams, self.probes, self.refusals):
+        for pool in (self.checks, self.reads, self.unary, self.streams, self.probes, self.refusals):
             pool.shutdown()
 
 
@@ -109,7 +111,9 @@ class Routes(grpc.GenericRpcHandler):
         health: Health,
         stopping: Stopping,
         reader: RequestReader,
+        deaf_callers: DeafCallers,
     ) -> None:
+        self._deaf_callers = deaf_callers
         self._pools = pools
         self._keys = keys
         self._forwarder = forwarder
@@ -118,8 +122,12 @@ class Routes(grpc.GenericRpcHandler):
             **_health_routes(health, pools.probes, reader),
             **{_path(method): self._forwarded(method) for method in contract_methods()},
             **{method: self._stream(method) for method in REFLECTION_METHODS},
-            CHECK_METHOD: self._answered(answers.check(forwarder.unary(CHECK_METHOD))),
-            BATCH_CHECK_METHOD: self._answered(answers.batch_check(forwarder.unary(BATCH_CHECK_METHOD))),
+            **{
+                method: self._answered(method, answer, pool)
+                for pool, answered in ((pools.checks, answers.checks), (pools.reads, answers.reads))
+                for method, answer in answered.items()
+            },
+            **{method: self._streamed(method, answer) for method, answer in answers.streams.items()},
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
@@ -147,12 +155,32 @@ class Routes(grpc.GenericRpcHandler):
             _logger.exception("call without a share after a defect", method=method)
             return None
 
-    def _answered(self, behaviour: Behaviour) -> Route:
+    def _answered(self, method: str, answer: Answer, pool: Workers) -> Route:
         """A route of a method that this reader answers, for the most part. Its calls have threads of their
         own: none waits behind calls that only the writer answers.
         """
-        answer = _in(self._pools.checks, _telling_defects(behaviour))
-        return Route(grpc.unary_unary_rpc_method_handler(answer), self._pools.checks, stops=True)
+        behaviour = _in(pool, _telling_defects(answer(self._forwarder.unary(method))))
+        return Route(grpc.unary_unary_rpc_method_handler(behaviour), pool, stops=True)
+
+    def _streamed(self, method: str, answer: StreamAnswer) -> Route:
+        """As `_answered`, of a method with a stream of answers."""
+        behaviour = answer(self._forwarder.stream(method))
+
+        def stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            try:
+                yield from self._deaf_callers.sent(behaviour(request, context), method, context)
+            except Exception as error:
+                if was_refused(context) or not context.is_active():
+                    raise
+                abort(context, error, retry_in_s=self._retry_in_s)
+
+        pool = self._pools.streams
+        return Route(grpc.unary_stream_rpc_method_handler(_in(pool, stream)), pool, stops=True)
+
+    @property
+    def _retry_in_s(self) -> float | None:
+        """How long callers are asked to wait: while the reader stops until another serves."""
+        return self._stopping.retry_in_s if self._stopping.is_set() else None
 
     def _forwarded(self, method: MethodDescriptor) -> Route:
         if method.client_streaming or method.server_streaming:
@@ -167,11 +195,11 @@ class Routes(grpc.GenericRpcHandler):
 
     def _refusal(self, handler: Handler, error: MilepostError) -> Handler:
         def refuse(_request: object, context: grpc.ServicerContext) -> Any:
-            abort(context, error, retry_in_s=self._stopping.retry_in_s if self._stopping.is_set() else None)
+            abort(context, error, retry_in_s=self._retry_in_s)
 
         form = (
             grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
+            if handler.response_streaming
             else grpc.unary_unary_rpc_method_handler
         )
         return form(_in(self._pools.refusals, refuse))

@@ -1,4 +1,4 @@
-"""The gRPC server of a reader: health is its own, all other calls are handed on to the writer."""
+"""The gRPC server of a reader."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import grpc
 
 from engine.audiences.live import STORED_AGE_MICROS_MAX
 from engine.backends import registry
+from engine.resources.paging import Pages
 from engine.resources.signing import Signer
 from service.access_log import CallLog
 from service.auth.listening import CannotListen
@@ -14,6 +15,7 @@ from service.auth.tls import Certificates
 from service.config import Config
 from service.connections import stop_listening
 from service.convert.revisions import Revisions
+from service.deaf_callers import DeafCallers
 from service.draining import end_calls, end_server
 from service.health import Health
 from service.readers.answers import Answers
@@ -43,9 +45,10 @@ class ReaderServer:
             self._health.set(service, status)
         self._pools = ReaderPools(config)
         reader = RequestReader(config.batch_bytes_max, config.limits)
-        keys, answers = _answers(start, config, reader)
+        keys, answers = _answers(start, config, reader, self._stopping)
         self.answered = answers.answered
         """Calls that were answered here, by method."""
+        self._deaf_callers = DeafCallers(config.stream_idle_s)
         routes = Routes(
             self._pools,
             keys,
@@ -54,6 +57,7 @@ class ReaderServer:
             self._health,
             self._stopping,
             reader,
+            self._deaf_callers,
         )
         self._server = grpc.server(self._pools.unary, handlers=[routes], options=READER_SERVER_OPTIONS)
         self._certificates = None if config.tls is None else Certificates(config.tls)
@@ -69,6 +73,7 @@ class ReaderServer:
     def start(self) -> None:
         """Starts serving."""
         self._pools.first_messages.start()
+        self._deaf_callers.start()
         self._server.start()
 
     def reload(self) -> None:
@@ -96,11 +101,14 @@ class ReaderServer:
             on_grace_end=self._forwarder.end_all,
         )
         end_server(self._server, self._config.port)
+        self._deaf_callers.stop()
         self._pools.shutdown()
         self._forwarder.close()
 
 
-def _answers(start: Start, config: Config, reader: RequestReader) -> tuple[ReaderKeys, Answers]:
+def _answers(
+    start: Start, config: Config, reader: RequestReader, stopping: Stopping
+) -> tuple[ReaderKeys, Answers]:
     tools = registry.registration(start.backend).serving
     assert tools is not None, "the service starts no readers for a backend that serves none"
     served = tools.reader(start.memory, STORED_AGE_MICROS_MAX)
@@ -112,6 +120,8 @@ def _answers(start: Start, config: Config, reader: RequestReader) -> tuple[Reade
         operator_slots_percent_max=config.operator_slots_percent_max,
         running=RunningCalls(config.reader_count + 1, own=start.number, descriptor=start.running),
     )
-    revisions = Revisions(start.store_id, Signer(start.token_secret), served.revision)
+    signer = Signer(start.token_secret)
+    revisions = Revisions(start.store_id, signer, served.revision)
+    pages = Pages(signer, config.limits.page_token_bytes_max)
     log = CallLog(config.access_log, config.slow_call_ms, LineLimit(config.access_log_lines_max))
-    return keys, Answers(served, revisions, keys, reader, config.limits, log)
+    return keys, Answers(served, revisions, keys, reader, pages, log, config, stopping)

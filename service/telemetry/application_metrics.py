@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
 
 from engine.measures import DurationCounts, Measure
+from service.methods import Kind, kind_of
 from service.telemetry.calls import TYPES, CallMetrics, CallTelemetry
 from service.telemetry.collector import MeasureCollector
 
@@ -24,8 +25,9 @@ class ServiceMetrics:
         self.calls = CallTelemetry(self._calls)
 
     def add_answered(self, method: str, calls: DurationCounts) -> None:
-        """Counts unary calls that another process of the service answered with OK."""
-        self._calls.method(method, TYPES[False, False]).succeeded_elsewhere(calls)
+        """Counts calls that another process of the service answered with OK: of methods with one request."""
+        has_stream = kind_of(method) is not Kind.UNARY
+        self._calls.method(method, TYPES[False, has_stream]).succeeded_elsewhere(calls)
 
     def add(self, read: Callable[[], Iterable[Measure]]) -> None:
         """Adds measures, which are read whenever the metrics are."""

@@ -9,20 +9,11 @@ from typing import Any
 import grpc
 import pytest
 
-from engine.limits import DEFAULT_LIMITS
-from engine.resources.signing import Signer
 from milepost.v1 import audience_service_pb2 as pb
-from service.access_log import CallLog
-from service.config import Config
-from service.convert.revisions import Revisions
-from service.health import Health
-from service.readers.answers import Answers
-from service.readers.routes import ReaderPools, Routes
-from service.reading import RequestReader
-from service.stopping import Stopping
-from service.telemetry.line_limit import LineLimit
 from tests.harness import CALL_TIMEOUT_S, Stubs, read_refusal
+from tests.service.readers.one_reader import Parts, one_reader
 
+PART = pb.ExportMembersResponse(revision="from the writer")
 ANSWER = pb.CheckMembershipResponse(member=True, revision="from the writer")
 
 
@@ -50,30 +41,20 @@ class Writer:
 
         return forward
 
-    stream = unary
+    def stream(self, method: str) -> Any:
+        def forward(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            if self._is_faulty:
+                raise ZeroDivisionError(method)
+            yield PART.SerializeToString()
+
+        return forward
 
 
 @contextmanager
 def reader(*, is_writer_faulty: bool) -> Iterator[Stubs]:
-    """A server with the routes of a reader whose memory of keys and members has a defect."""
-    faulty: Any = Faulty()
-    requests = RequestReader(1_000, DEFAULT_LIMITS)
-    log = CallLog("none", 1_000, LineLimit(0))
-    revisions = Revisions("store", Signer(b"secret"), lambda: 0)
-    answers = Answers(faulty, revisions, faulty, requests, DEFAULT_LIMITS, log)
-    pools = ReaderPools(Config())
-    writer: Any = Writer(is_faulty=is_writer_faulty)
-    routes = Routes(pools, faulty, writer, answers, Health(), Stopping(), requests)
-    server = grpc.server(pools.unary, handlers=[routes])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    stubs = Stubs(f"127.0.0.1:{port}")
-    try:
-        yield stubs
-    finally:
-        stubs.close()
-        server.stop(None).wait()
-        pools.shutdown()
+    """A reader whose memory of keys and members has a defect."""
+    with one_reader(Parts(Faulty(), Faulty(), Writer(is_faulty=is_writer_faulty))) as running:
+        yield running.stubs
 
 
 REQUEST = pb.CheckMembershipRequest(audience="accounts/a/audiences/x", user_id="u")
@@ -90,3 +71,16 @@ def test_a_defect_on_the_way_to_the_writer_is_internal_with_a_reason() -> None:
     refusal = read_refusal(failed.value)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert "correlation_id" in refusal.metadata
+
+
+def test_an_export_is_handed_on_after_a_defect() -> None:
+    with reader(is_writer_faulty=False) as stubs:
+        request = pb.ExportMembersRequest(name="accounts/a/audiences/x")
+        assert list(stubs.audiences.ExportMembers(request, timeout=CALL_TIMEOUT_S)) == [PART]
+
+
+def test_a_defect_amid_an_export_is_internal_with_a_reason() -> None:
+    request = pb.ExportMembersRequest(name="accounts/a/audiences/x")
+    with reader(is_writer_faulty=True) as stubs, pytest.raises(grpc.RpcError) as failed:
+        list(stubs.audiences.ExportMembers(request, timeout=CALL_TIMEOUT_S))
+    assert read_refusal(failed.value).reason == "INTERNAL"

@@ -9,7 +9,7 @@ import pytest
 
 from milepost.v1.account_service_pb2 import ListAccountsRequest
 from service.limits import READER_THREADS
-from service.readers.answers import CHECK_METHOD
+from service.readers.checks import CHECK_METHOD
 from tests.harness import serving
 from tests.service.test_first_message import IDLE_S, Silent
 

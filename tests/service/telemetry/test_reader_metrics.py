@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.measures import DurationCounts, Durations
-from service.readers.answers import CHECK_METHOD
+from service.readers.checks import CHECK_METHOD
 from service.readers.messages import Answered
 from service.telemetry.application_metrics import ServiceMetrics
 from tests.harness import eventually, serving
