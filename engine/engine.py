@@ -103,7 +103,7 @@ class Engine:
         self.deletion = Deletion(repository, requests, backend, gate, leftovers, self.live.refresh)
         self.members = Members(repository, forest, self.audiences, targets, self.live, backend, limits, clock)
         self.catalog = Catalog(repository, backend)
-        self.ingest = Ingest(repository, backend, gate, limits, clock, changed)
+        self.ingest = Ingest(repository, backend, gate, limits, clock, self.live.data_came)
 
     def serve_with(self, writer: ServingWriter) -> None:
         """Hands calculated memberships to readers in other processes."""

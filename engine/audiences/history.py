@@ -75,17 +75,19 @@ class SizeHistory:
         self._documents = documents
         self._cached: dict[str, _Stored] = {}
 
-    def begin(self, audience: str, membership: Membership, now: Micros, zone: ZoneInfo) -> None:
-        """Called when the membership has been calculated for the first time: its first members do not count
-        as added.
+    def begin(self, audiences: Iterable[Rolled], now: Micros) -> None:
+        """Called when memberships have been calculated for the first time: their first members do not count
+        as added. All in one transaction.
         """
-        before = self._find(audience)
-        starts = _starts(now, zone)
+        self._put({each.audience: self._begun(each, _starts(now, each.zone)) for each in audiences})
+
+    def _begun(self, each: Rolled, starts: tuple[Micros, Micros, Micros]) -> _Stored:
+        totals = each.membership.entered_total, each.membership.exited_total
         series = []
-        for start, old in zip(starts, _series_of(before), strict=True):
+        for start, old in zip(starts, _series_of(self._find(each.audience)), strict=True):
             points = [] if old is None else [p for p in old.points if p.start != start]
-            series.append(_Series(start, membership.entered_total, membership.exited_total, points))
-        self._put({audience: _Stored(*series)})
+            series.append(_Series(start, *totals, points))
+        return _Stored(*series)
 
     def roll(self, audiences: Iterable[Rolled], now: Micros, settled: Micros | None = None) -> None:
         """Closes the periods of audiences that ended before `now` with the current totals, all in one
@@ -94,17 +96,19 @@ class SizeHistory:
         """
         changed = {}
         starts = functools.cache(functools.partial(_starts, now))
-        for audience, membership, zone in audiences:
+        for each in audiences:
+            audience, membership, zone = each
             stored = self._find(audience)
             if stored is None:
-                self.begin(audience, membership, now, zone)
+                changed[audience] = self._begun(each, starts(zone))
+                continue
+            if (stored.ticks.start, stored.hours.start, stored.days.start) == starts(zone):
                 continue
             rolled = [
                 _rolled(series, start, membership, period, zone, now if settled is None else settled)
                 for series, start, period in zip(_open(stored), starts(zone), Period, strict=True)
             ]
-            if any(new is not old for new, old in zip(rolled, _open(stored), strict=True)):
-                changed[audience] = _Stored(*rolled)
+            changed[audience] = _Stored(*rolled)
         if changed:
             self._put(changed)
 

@@ -7,8 +7,7 @@ with those it depends on, has a digest; when it differs from that of the last re
 again.
 
 A journey is a scope: all its calculated audiences are refreshed by one plan. A round brings all journeys to
-one instant, but those that it is too early for: without new data, whom time moves is looked at once a second.
-It is one transaction; a calculation of everyone is one of its own, since it may take long.
+one instant. It is one transaction; a calculation of everyone is one of its own, since it may take long.
 
 `Live` runs the rounds. What a round does is in `definitions`, `closing`, `refreshing` and `trimming`; how far
 it has come is in `progress`.
@@ -17,7 +16,7 @@ it has come is in `progress`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -160,8 +159,13 @@ class Live:
         return tuple(found)
 
     def changed(self, journey: str) -> None:
-        """Signals that a journey or data has changed and the next round has work."""
+        """Signals that a journey has changed and the next round has work."""
         self._work.set()
+
+    def data_came(self, account: str) -> None:
+        """Signals that data have come: the next round has work if a membership depends on them."""
+        if self._backend.has_news():
+            self._work.set()
 
     def wake(self) -> None:
         """Ends `wait_for_work` early, as a change does."""
@@ -262,9 +266,7 @@ class Live:
                     due.append(each)
             for part in _transactions(due):
                 failures |= self._refresher.run(instant, part)
-            for journey, state in states.items():
-                if journey not in later:
-                    self._end(journey, state, failures.get(journey))
+            self._end({j: state for j, state in states.items() if j not in later}, failures)
         for journey in later:
             failures |= self._round([journey], now)
         return failures
@@ -275,14 +277,14 @@ class Live:
         self._closer.drop_unneeded(journey, state)
         return None if definition is None else self._refresher.due(journey, state, definition, instant)
 
-    def _end(self, journey: str, state: JourneyState, failed: MilepostError | None) -> None:
-        state.failure = "" if failed is None else failed.message
-        if failed is not None:
-            return
-        if state.definition is not None:
-            self._trimmer.forget_old(journey, state, state.definition.digests)
+    def _end(self, states: Mapping[str, JourneyState], failures: Mapping[str, MilepostError]) -> None:
+        for journey, state in states.items():
+            state.failure = failures[journey].message if journey in failures else ""
+        succeeded = {journey: state for journey, state in states.items() if journey not in failures}
+        self._trimmer.forget_old(succeeded)
         if self._serving is not None:
-            self._serving.serve(journey, state, state.definition)
+            for journey, state in succeeded.items():
+                self._serving.serve(journey, state, state.definition)
 
 
 def _transactions(due: Sequence[Due]) -> Iterator[list[Due]]:

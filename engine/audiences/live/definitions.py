@@ -8,6 +8,7 @@ import msgspec
 import xxhash
 
 from engine.audiences.live.state import Definition, JourneyState
+from engine.criteria.zones import load_zone
 from engine.plan.compile import Planner
 from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import reads_of
@@ -77,6 +78,7 @@ class Definitions:
             reads=reads_of(planner.steps.steps),
             template=Template(planner, roots),
             expiry=expiry,
+            zone=load_zone(account.time_zone),
             names=frozenset(t.name for located in made.values() for t, _ in located) - {journey},
         )
 

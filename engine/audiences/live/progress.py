@@ -88,8 +88,7 @@ class Progress:
     def usable(self, account: str, audiences: Sequence[str], now: Micros) -> Usable:
         """Those of the account's audiences whose stored membership is of the current definition and not too
         old at `now`. Those that depend on time hold for one instant: after a round that failed for some
-        journeys, or was too early to look whom time moves in those without new data, they may hold for
-        several, and none of them is usable. Takes no lock.
+        journeys they may hold for several, and none of them is usable. Takes no lock.
         """
         published = self._backend.published(account)
         generation = self._definitions.generation.value

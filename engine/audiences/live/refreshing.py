@@ -1,14 +1,14 @@
 """Brings the stored memberships of journeys in step: everyone after a change of definitions, otherwise dirty
 users and those whom time may have moved.
 
-A tick without new data looks at no one unless someone is expected to move: each journey looks ahead over a
+A round without new data looks at no one unless someone is expected to move: each journey looks ahead over a
 few horizons, and remembers whom time may move within them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +21,6 @@ from engine.audiences.live.trimming import Trimmer
 from engine.backends.base import Ahead, Membership, MembershipStore, ScopeRefresh, UserReader
 from engine.clock import Clock, ClockState
 from engine.criteria.ranges import TimeRange
-from engine.criteria.zones import load_zone
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, optimise
@@ -29,12 +28,13 @@ from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
 from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
 
-TIME_STEP_MICROS = MICROS_PER_SECOND
-"""Interval between refreshes for time alone, when no new data arrives."""
+SLEWED_MICROS_MAX = MICROS_PER_SECOND
+"""A clock that is behind the last round by less than this goes slower for a while, and was not wrong."""
 
-HORIZONS_MICROS = (MICROS_PER_HOUR, 60 * MICROS_PER_SECOND)
+HORIZONS_MICROS = (MICROS_PER_HOUR, 60 * MICROS_PER_SECOND, MICROS_PER_SECOND)
 """How far a journey looks ahead. The population is searched once an hour for those whom time may move, these
-once a minute, and a tick looks only at those of the coming minute.
+once a minute, and those of the coming minute once a second. A round looks only at those of the coming second,
+so every journey can be brought to the instant of each round.
 """
 
 SMALL_USERS = 1 << 14
@@ -99,8 +99,6 @@ class JourneyRefresher:
             expected = self._backend.expected(journey)
             if not pending and now >= state.as_of and not expected:
                 return Due(journey, state, definition, None)
-            if not pending and abs(now - state.as_of) < TIME_STEP_MICROS:
-                return None
         return self._of_some(journey, state, definition, now, pending)
 
     def _whole(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Due:
@@ -170,7 +168,9 @@ class JourneyRefresher:
             if level < len(state.horizons) and now <= state.horizons[level]:
                 continue
             until = min([now + length, *state.horizons[level - 1 : level]])
-            plan = definition.expiry.between(state.as_of, until)
+            plan = None
+            if not level or self._backend.expected(journey, level - 1):
+                plan = definition.expiry.between(state.as_of, until)
             since = min(state.as_of, until)
             self._backend.look_ahead(account_of(journey), journey, level, plan, since, until)
             state.horizons = (*state.horizons[:level], until)
@@ -200,12 +200,14 @@ class JourneyRefresher:
         whole_users = sum(each.users for each in asked if each.is_whole)
         if whole_users:
             self._seconds_per_user = (time.perf_counter() - began) / whole_users
-        failures = {}
+        failures, begun = {}, list[Rolled]()
         for each, found in zip(asked, outcome, strict=True):
             if isinstance(found, MilepostError):
                 failures[each.journey] = found
             else:
-                self._refreshed(each, found, now)
+                begun += self._refreshed(each, found)
+        if begun:
+            self._history.begin(begun, history_times(self._clock, now)[0])
         for each in due:
             if each.journey not in failures:
                 self._reach(each, now)
@@ -216,19 +218,17 @@ class JourneyRefresher:
         rolled_to, settled = history_times(self._clock, now)
         rolled = []
         for each in asked:
-            zone = load_zone(self._forest.account(account_of(each.journey)).time_zone)
             for audience in each.definition.digests:
                 membership = each.before[audience] = self._backend.membership(audience)
                 if membership is not None:
-                    rolled.append(Rolled(audience, membership, zone))
+                    rolled.append(Rolled(audience, membership, each.definition.zone))
         self._history.roll(rolled, rolled_to, settled)
 
-    def _refreshed(self, due: Due, after: Sequence[Membership], now: Micros) -> None:
-        rolled_to, _ = history_times(self._clock, now)
-        zone = load_zone(self._forest.account(account_of(due.journey)).time_zone)
+    def _refreshed(self, due: Due, after: Sequence[Membership]) -> Iterator[Rolled]:
+        """Trims what was refreshed. Yields the audiences that were calculated for the first time."""
         for (audience, before), membership in zip(due.before.items(), after, strict=True):
             if before is None:
-                self._history.begin(audience, membership, rolled_to, zone)
+                yield Rolled(audience, membership, due.definition.zone)
             self._trimmer.trim(audience, membership)
 
     def _reach(self, due: Due, now: Micros) -> None:
@@ -245,7 +245,7 @@ def round_instant(last: Micros, now: Micros) -> Micros:
     """The instant of a round after one at `last`. A slewed clock does not move memberships back; a clock that
     was wrong does, and users affected between the two instants are evaluated again.
     """
-    return last if 0 < last - now < TIME_STEP_MICROS else now
+    return last if 0 < last - now < SLEWED_MICROS_MAX else now
 
 
 def history_times(clock: Clock, as_of: Micros) -> tuple[Micros, Micros]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
 
 from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import Reads
@@ -31,6 +32,8 @@ class Definition:
     template: Template
     """A plan with a root for each of the milestones, as of any instant."""
     expiry: ExpiryTemplate
+    zone: ZoneInfo
+    """That of the account."""
     names: frozenset[str] = frozenset()
     """Other journeys whose audiences the milestones name, directly or through others."""
 

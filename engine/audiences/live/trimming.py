@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from engine.audiences.live.change_marks import ChangeMarks
+from engine.audiences.live.change_marks import ChangeMarks, Last
 from engine.audiences.live.consumers import Consumers
 from engine.audiences.live.state import JourneyState
 from engine.backends.base import Membership, MembershipStore
@@ -52,20 +52,24 @@ class Trimmer:
         if through - membership.first_sequence >= CHANGES_TRIMMED_MIN:
             self._backend.trim_changes(audience, through)
 
-    def forget_old(self, journey: str, state: JourneyState, audiences: Iterable[str]) -> None:
+    def forget_old(self, journeys: Mapping[str, JourneyState]) -> None:
         """Trims changes past their horizon, and changes that name users erased long ago, once every
-        connection has delivered them. A watcher that resumes later starts with a new snapshot.
+        connection has delivered them. A watcher that resumes later starts with a new snapshot. A journey is
+        looked at once an hour.
         """
         stamp = self._clock.stamp()
-        settled = stamp.settled
-        if abs(settled - state.old_checked) < OLD_CHANGES_MICROS:
-            return
-        state.old_checked = settled
-        retention = self._forest.account(account_of(journey)).event_retention
-        for audience in audiences:
-            membership = self._backend.membership(audience)
-            if membership is not None:
-                aged = self._change_marks.past_horizon(audience, membership.last_sequence, stamp, retention)
-                named = self._backend.erased_through(audience, settled - self._erased_ids_kept)
-                through = min([max(aged, named), *self._consumers.delivered(audience)])
-                self._backend.trim_changes(audience, through)
+        last: list[Last] = []
+        for journey, state in journeys.items():
+            if state.definition is None or abs(stamp.settled - state.old_checked) < OLD_CHANGES_MICROS:
+                continue
+            state.old_checked = stamp.settled
+            retention = self._forest.account(account_of(journey)).event_retention
+            for audience in state.definition.digests:
+                membership = self._backend.membership(audience)
+                if membership is not None:
+                    last.append(Last(audience, membership.last_sequence, retention))
+        aged = self._change_marks.past_horizon(last, stamp) if last else {}
+        for audience, through in aged.items():
+            named = self._backend.erased_through(audience, stamp.settled - self._erased_ids_kept)
+            through = min([max(through, named), *self._consumers.delivered(audience)])
+            self._backend.trim_changes(audience, through)

@@ -284,14 +284,20 @@ class MembershipStore(MembershipReader, Protocol):
         """The instant of the last round; after a start a recent one, which was stored; 0: there is none."""
         ...
 
-    def expected(self, scope: str) -> int | None:
-        """How many users time may move within the nearest horizon, given their data when they were last
-        refreshed; None: there is no horizon. Takes no lock.
+    def expected(self, scope: str, level: int = -1) -> int | None:
+        """How many users time may move within the nearest horizon, or that of a level, given their data when
+        they were last refreshed; None: there is no such horizon. Takes no lock.
         """
         ...
 
     def pending(self, scope: str) -> int:
         """How many users are dirty in the scope."""
+        ...
+
+    def has_news(self) -> bool:
+        """Whether data that a membership depends on have come since the last round began, or what they have
+        changed waits to be recorded. Takes no lock.
+        """
         ...
 
     def opt_in(self, audience: str, opted_in: OptedIn) -> None:

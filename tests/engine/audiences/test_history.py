@@ -106,7 +106,7 @@ def test_quiet_days_follow_the_time_zone(site: Site, zone_name: str) -> None:
     history = SizeHistory(site.backend.documents)
     audience = f"{ACCOUNT}/audiences/x"
     begun = 1_316_000_000 * MICROS_PER_SECOND
-    history.begin(audience, membership(3, 3, 0), begun, zone)
+    history.begin([Rolled(audience, membership(3, 3, 0), zone)], begun)
     end = begun + 150 * DAY
     points = history.points(audience, SizeInterval.DAY, membership(3, 3, 0), end, zone)
     starts = [dt.datetime.fromtimestamp(point.start / MICROS_PER_SECOND, zone) for point in points]
@@ -165,7 +165,7 @@ def test_never_calculated_audience_has_no_history(site: Site) -> None:
 def test_history_stays_bounded(site: Site) -> None:
     history = SizeHistory(site.backend.documents)
     audience = f"{ACCOUNT}/audiences/x"
-    history.begin(audience, membership(0, 0, 0), NOW, UTC)
+    history.begin([Rolled(audience, membership(0, 0, 0), UTC)], NOW)
     for day in range(1, DAYS_KEPT + 10):
         history.roll([Rolled(audience, membership(day, day, 0), UTC)], NOW + day * DAY)
     document = site.backend.documents.get(f"sizes/{audience}")
@@ -178,7 +178,7 @@ def test_history_stays_bounded(site: Site) -> None:
 
 def test_clock_that_goes_back_undoes_future_periods(site: Site) -> None:
     history = SizeHistory(site.backend.documents)
-    history.begin("x", membership(2, 0, 0), NOW, UTC)
+    history.begin([Rolled("x", membership(2, 0, 0), UTC)], NOW)
     history.roll([Rolled("x", membership(5, 3, 0), UTC)], NOW + HOUR)
     # 1. Years ahead everyone leaves, and points are made of hours that are yet to come.
     history.roll([Rolled("x", membership(0, 3, 5), UTC)], NOW + 400 * DAY, NOW + HOUR)

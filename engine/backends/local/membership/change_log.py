@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 from pyroaring import BitMap
@@ -18,7 +17,7 @@ from pyroaring import BitMap
 from engine.backends.base import Change, ChangePage
 from engine.backends.local.account.people import People
 from engine.backends.local.membership.erased import ErasedIds
-from engine.backends.local.membership.states import States, StoredState
+from engine.backends.local.membership.states import GroupChanges, States, StoredState
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
@@ -27,8 +26,9 @@ from engine.errors import CursorExpired
 from engine.values import Micros
 
 CHANGES_RETAINED_MAX = 5_000_000
-"""Changes kept for each audience, at least. The next refresh deletes whole records beyond this number."""
-
+"""Changes kept for each audience, at least. Whole records beyond this number are deleted after a refresh."""
+SURPLUS_SHARE = 50
+"""Records are deleted once they have this fraction of the changes that are kept: few refreshes delete."""
 
 COPIED_RECORDS_MAX = 1_000
 COPIED_BYTES_MAX = 16 * 1024 * 1024
@@ -46,24 +46,19 @@ class ChangeRecord(msgspec.Struct, frozen=True, array_like=True):
     """Members whose opted-in values have changed, by group. Numbered after all entries and exits."""
 
 
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ChangeRecord)
+
+
 class _Instant(msgspec.Struct, frozen=True, array_like=True):
     """The beginning of a `ChangeRecord`."""
 
     as_of: Micros
 
 
-@dataclass(frozen=True, slots=True)
-class GroupChanges:
-    """Entries and exits of one group."""
-
-    group: int
-    entered: BitMap
-    exited: BitMap
-
-
 class ChangeLog:
     """The change logs of all stored memberships. A method that takes a transaction only writes to it; after
-    the commit, `written` or `forget` makes the change visible, and `notify` calls those who listen.
+    the commit, `written` makes what was added visible, and `notify` calls those who listen.
     """
 
     def __init__(
@@ -93,52 +88,76 @@ class ChangeLog:
 
     def append(
         self, txn: Writable, state: StoredState, changes: Sequence[GroupChanges], as_of: Micros
-    ) -> list[int]:
-        """Writes a record of changes, if there are any, and deletes the oldest records while enough changes
-        remain. Updates the sequences and totals of the state. Returns the starts of its records.
+    ) -> int | None:
+        """Writes a record of changes, if there are any. Updates the sequences and totals of the state.
+        Returns the start of the record.
         """
-        starts = list(self._records.get(state.number, ()))
-        if changes:
-            entered = sum(len(change.entered) for change in changes)
-            exited = sum(len(change.exited) for change in changes)
-            start = state.last_sequence + 1
-            record = ChangeRecord(
-                as_of, tuple((c.group, c.entered.serialize(), c.exited.serialize()) for c in changes)
-            )
-            txn.put(key(Family.CHANGES, state.number, start), msgspec.msgpack.encode(record))
-            self._name(state.number, record)
-            starts.append(start)
-            state.last_sequence += entered + exited
-            state.size += entered - exited
-            state.entered_total += entered
-            state.exited_total += exited
-        while len(starts) > 1 and state.last_sequence - starts[1] + 1 >= self._retained_max:
-            txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
-            self._named.pop(state.number, None)
-            state.first_sequence = max(state.first_sequence, starts[0])
-        return starts
+        if not changes:
+            return None
+        entered = sum([len(change.entered) for change in changes])
+        exited = sum([len(change.exited) for change in changes])
+        record = ChangeRecord(
+            as_of, tuple([(group, come.serialize(), gone.serialize()) for group, come, gone in changes])
+        )
+        start = self._put(txn, state, record, entered + exited)
+        state.size += entered - exited
+        state.entered_total += entered
+        state.exited_total += exited
+        return start
 
     def append_updates(
         self, txn: Writable, state: StoredState, updates: Mapping[int, BitMap], as_of: Micros
-    ) -> list[int]:
+    ) -> int:
         """As `append`, for members whose opted-in values have changed, by group."""
-        starts, start = list(self._records.get(state.number, ())), state.last_sequence + 1
         stored = tuple((group, users.serialize()) for group, users in sorted(updates.items()))
-        record = ChangeRecord(as_of, (), stored)
-        txn.put(key(Family.CHANGES, state.number, start), msgspec.msgpack.encode(record))
+        return self._put(txn, state, ChangeRecord(as_of, (), stored), sum(map(len, updates.values())))
+
+    def _put(self, txn: Writable, state: StoredState, record: ChangeRecord, changes: int) -> int:
+        start = state.last_sequence + 1
+        txn.put(key(Family.CHANGES, state.number, start), _encoder.encode(record))
         self._name(state.number, record)
-        state.last_sequence += sum(map(len, updates.values()))
-        return [*starts, start]
+        state.last_sequence += changes
+        return start
+
+    def _starts(self, state: StoredState) -> list[int]:
+        return self._records.setdefault(state.number, [])
+
+    def written(self, state: StoredState, start: int) -> None:
+        """Takes over the record that `append` has written, once it is committed."""
+        self._starts(state).append(start)
+
+    def copied(self, state: StoredState, starts: Sequence[int]) -> None:
+        """Takes over the records that `copy` has written, once they are committed."""
+        self._records[state.number] = [*starts]
+
+    def surplus(self, state: StoredState) -> int:
+        """The sequence through which changes are to be trimmed, as more than enough remain; 0: none are."""
+        starts = self._starts(state)
+        kept_from = state.last_sequence - self._retained_max + 1
+        if not starts or kept_from - starts[0] < self._retained_max // SURPLUS_SHARE:
+            return 0
+        # The last record that begins there or before.
+        at = bisect.bisect_right(starts, kept_from) - 1
+        return starts[at] - 1 if at > 0 else 0
 
     def trim(self, txn: Writable, state: StoredState, through: int) -> list[int]:
-        """Deletes records whose changes all have sequences up to and including `through`. Returns the starts
-        of the other records.
+        """Deletes records whose changes all have sequences up to and including `through`, and forgets them.
+        Returns their starts, for `put_back` when the transaction fails.
         """
-        starts = list(self._records[state.number])
-        while starts and (starts[1] if len(starts) > 1 else state.last_sequence + 1) <= through + 1:
-            txn.delete(key(Family.CHANGES, state.number, starts.pop(0)))
+        starts = self._starts(state)
+        # A record ends before the next one begins.
+        count = bisect.bisect_right(starts, through + 1) - 1 if through < state.last_sequence else len(starts)
+        trimmed = starts[: max(0, count)]
+        for start in trimmed:
+            txn.delete(key(Family.CHANGES, state.number, start))
+        if trimmed:
             self._named.pop(state.number, None)
-        return starts
+        del starts[: len(trimmed)]
+        return trimmed
+
+    def put_back(self, state: StoredState, starts: list[int]) -> None:
+        """The first records, which `trim` or `forget` has forgotten, are still there."""
+        self._records[state.number] = [*starts, *self._records.get(state.number, ())]
 
     def copy(
         self, txn: Writable, stored: ReadTransaction, state: StoredState, number: int, after: int
@@ -146,7 +165,7 @@ class ChangeLog:
         """Writes the records with changes above `after` for another membership (number). Returns their
         starts; None, with nothing written, when they are too many or too large.
         """
-        starts = self._records[state.number]
+        starts = self._starts(state)
         starts = starts[max(0, bisect.bisect_right(starts, after + 1) - 1) :]
         if after >= state.last_sequence:
             return []
@@ -159,20 +178,12 @@ class ChangeLog:
             txn.put(key(Family.CHANGES, number, start), record)
         return starts
 
-    def written(self, state: StoredState, starts: list[int]) -> None:
-        """Takes over the committed result of `append` or `trim`."""
-        self._records[state.number] = starts
-
     def delete(self, txn: Writable, state: StoredState) -> None:
         """Deletes the change log of a membership."""
         txn.delete_prefix(key(Family.CHANGES, state.number))
 
-    def starts(self, state: StoredState) -> list[int]:
-        """The starts of the records of a membership."""
-        return self._records[state.number]
-
     def forget(self, state: StoredState) -> list[int]:
-        """Forgets a change log that is being deleted. Returns the starts of its records."""
+        """Forgets a change log that is being deleted. Returns the starts of its records, for `put_back`."""
         self._named.pop(state.number, None)
         return self._records.pop(state.number, [])
 
@@ -195,7 +206,7 @@ class ChangeLog:
                 with self._index.reading() as txn:
                     stored = txn.get(key(Family.CHANGES, number, start))
                     if stored is not None:
-                        _add_named(naming[1], msgspec.msgpack.decode(stored, type=ChangeRecord))
+                        _add_named(naming[1], _decoder.decode(stored))
             self._named[number] = naming[1]
         finally:
             self._naming = [each for each in self._naming if each is not naming]
@@ -213,6 +224,14 @@ class ChangeLog:
 
     # --- reading ---
 
+    def latest(self, state: StoredState) -> Iterator[GroupChanges]:
+        """The changes that the stored members of a state lack, in order."""
+        starts = self._starts(state)
+        first = bisect.bisect_right(starts, state.last_sequence - state.behind)
+        for start in starts[first:]:
+            for group, entered, exited in self._record(state, start).groups:
+                yield GroupChanges(group, BitMap.deserialize(entered), BitMap.deserialize(exited))
+
     def read(self, account: People | None, audience: str, after: int, limit: int) -> ChangePage:
         """Changes with a sequence above `after`, in order. An account without data has none."""
         state = self._states.get(audience)
@@ -223,23 +242,25 @@ class ChangeLog:
                 metadata={"oldest_cursor": str(oldest)},
             )
         found: list[Change] = []
-        starts = self._records[state.number]
+        starts = self._starts(state)
         first = max(0, bisect.bisect_right(starts, after + 1) - 1)
-        ends = [*(start - 1 for start in starts[first + 1 :]), state.last_sequence]
-        for start, end in zip(starts[first:], ends, strict=False):
+        for at in range(first, len(starts)):
             if len(found) >= limit or account is None:
                 break
-            with self._index.reading() as txn:
-                stored = txn.get(key(Family.CHANGES, state.number, start))
-                record = msgspec.msgpack.decode(stored or b"", type=ChangeRecord)
+            start, end = starts[at], starts[at + 1] - 1 if at + 1 < len(starts) else state.last_sequence
+            record = self._record(state, start)
             found += self._of_record(account, record, start, end, after, limit - len(found))
         last = found[-1].sequence if found else after
         return ChangePage(tuple(found), last >= state.last_sequence, state.as_of)
 
+    def _record(self, state: StoredState, start: int) -> ChangeRecord:
+        with self._index.reading() as txn:
+            return _decoder.decode(txn.get(key(Family.CHANGES, state.number, start)) or b"")
+
     def sequence_at(self, audience: str, instant: Micros) -> int:
         """Sequence of the last change up to an instant; 0 when there is none."""
         state = self._states.get(audience)
-        starts = self._records[state.number]
+        starts = self._starts(state)
         # Instants of records never go back.
         at = bisect.bisect_right(starts, instant, key=lambda start: self._as_of(state, start))
         is_whole = state.first_sequence == 1

@@ -8,7 +8,6 @@ it. After a restart every user of a scope counts as dirty. The set of a scope is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pyroaring import BitMap
 
@@ -16,69 +15,138 @@ from engine.backends.local.account.readers import ANY_TIME, NO_DATA, DataTimes, 
 from engine.plan.reads import Reads
 
 
-@dataclass(frozen=True, slots=True)
 class DirtyScope:
-    """The dirty users of a scope by group; None: every user of the account is dirty."""
+    """The dirty users of a scope by group; None: every user of the account is dirty. Scopes that read the
+    same and were refreshed together share one.
+    """
 
-    account: str
-    groups: tuple[BitMap, ...] | None
+    __slots__ = ("account", "groups", "times")
+
+    def __init__(self, account: str, groups: tuple[BitMap, ...] | None, times: DataTimes = NO_DATA) -> None:
+        self.account = account
+        self.groups = groups
+        self.times = times
+        """Of the data by which the users became dirty."""
+
+    def add(self, users: Mapping[int, BitMap], times: DataTimes) -> None:
+        """Users, by group, have new data of these times."""
+        if not self.times.hold(times):
+            self.times = self.times.joined(times)
+        if self.groups is not None:
+            _add_to(self.groups, users)
+
+    def without(self, gone: Mapping[int, BitMap]) -> DirtyScope:
+        """The scope without users, by group: itself when none of them is dirty."""
+        groups = self.groups
+        if groups is None or not any(groups[group].intersect(users) for group, users in gone.items()):
+            return self
+        left = [users - gone[group] if group in gone else users for group, users in enumerate(groups)]
+        return DirtyScope(self.account, tuple(left), self.times)
+
+
+class LateUsers:
+    """The users that became dirty, or were erased, since refreshes began. Flights of scopes that read the
+    same and began at the same moment share them.
+    """
+
+    def __init__(self, scope: DirtyScope, reads: Reads | None) -> None:
+        """`scope`: collects them, and becomes the scopes' own after the refresh."""
+        self.scope = scope
+        self.reads = reads
+        """What the scopes read."""
+        self.is_shared = False
+        self._apart: tuple[Mapping[int, BitMap | None], bool] | None = None
+        """Users that were asked about last, and the answer."""
+
+    @property
+    def groups(self) -> tuple[BitMap, ...]:
+        """The users by group."""
+        assert self.scope.groups is not None
+        return self.scope.groups
+
+    def add(self, users: Mapping[int, BitMap], times: DataTimes = NO_DATA) -> None:
+        """Users, by group, are late, by data of these times."""
+        self.scope.add(users, times)
+        self._apart = None
+
+    def is_apart_from(self, users: Mapping[int, BitMap | None]) -> bool:
+        """Whether none of these (None = all of a group), which do not change meanwhile, is late."""
+        if self._apart is None or self._apart[0] is not users:
+            found = not any(
+                late and group in users and ((some := users[group]) is None or late.intersect(some))
+                for group, late in enumerate(self.groups)
+            )
+            self._apart = users, found
+        return self._apart[1]
+
+    def copied(self) -> LateUsers:
+        """The same users, for one scope alone."""
+        scope = DirtyScope(self.scope.account, tuple(map(BitMap.copy, self.groups)), self.scope.times)
+        return LateUsers(scope, self.reads)
 
 
 class Flight:
-    """The users of a scope that became dirty, or were erased, since its refresh began to evaluate users. Use
-    with the state lock held.
-    """
+    """A refresh of a scope, and the users that are late for it. Use with the state lock held."""
 
-    def __init__(self, account: str, groups: int, times: DataTimes, revision: int) -> None:
-        self.account = account
+    def __init__(self, late: LateUsers, times: DataTimes, revision: int) -> None:
         self.revision = revision
         """That of the store when the refresh began."""
-        self._late = tuple(BitMap(optimize=False) for _ in range(groups))
-        self._is_settled = False
+        self.late = late
+        self.is_settled = False
+        """Whether what was evaluated is stored: who comes now, or was not taken, is dirty afterwards."""
         self.taken: dict[int, BitMap] = {}
         """All users that were taken, by group."""
         self.times = times
         """Of the data of users who were dirty when the refresh began."""
-        self.late_times = NO_DATA
-        """Of data that came since."""
+
+    @property
+    def account(self) -> str:
+        """The account of the scope."""
+        return self.late.scope.account
+
+    @property
+    def late_times(self) -> DataTimes:
+        """Of data that came since the refresh began."""
+        return self.late.scope.times
+
+    def _alone(self) -> LateUsers:
+        """The late users, which no other flight shares any more."""
+        if self.late.is_shared:
+            self.late = self.late.copied()
+        return self.late
 
     def add(self, users: Mapping[int, BitMap]) -> None:
         """Users, by group, are to be evaluated again."""
-        _add_to(self._late, users)
+        self._alone().add(users)
 
     def take(self, group: int) -> BitMap:
-        """The users of a group; they are taken out."""
-        taken = self._late[group].copy()
-        self._late[group].clear()
-        if taken:
-            self.taken[group] = self.taken.get(group, BitMap()) | taken
+        """The late users of a group; they are taken out."""
+        if not self.late.groups[group]:
+            return BitMap()
+        late = self._alone().groups[group]
+        taken = late.copy()
+        late.clear()
+        self.taken[group] = self.taken.get(group, BitMap()) | taken
         return taken
 
     def is_apart_from(self, users: Mapping[int, BitMap | None]) -> bool:
-        """Whether no user was taken, and none of these (None = all of a group) has new data. Their answers
-        are then those at the revision at which the refresh began.
+        """Whether no user was taken, and none of these (None = all of a group) is late. Their answers are
+        then those at the revision at which the refresh began.
         """
-        return not self.taken and not any(
-            late and group in users and ((some := users[group]) is None or late.intersect(some))
-            for group, late in enumerate(self._late)
-        )
+        return not self.taken and self.late.is_apart_from(users)
 
     def gone(self, users: Mapping[int, BitMap]) -> None:
         """Users, by group, are erased: in no set any more, and dirty nowhere."""
-        if not self._is_settled:
-            self.add(users)
+        late = self._alone()
+        if not self.is_settled:
+            late.add(users)
             return
         for group, some in users.items():
-            self._late[group].difference_update(some)
+            late.groups[group].difference_update(some)
 
     def settle(self) -> None:
-        """What was evaluated is stored. Who comes now, or was not taken, is dirty after the refresh."""
-        self._is_settled = True
-
-    @property
-    def dirty(self) -> tuple[BitMap, ...]:
-        """The users who are dirty after the refresh, by group."""
-        return self._late
+        """What was evaluated is stored."""
+        self.is_settled = True
 
 
 def _add_to(groups: Sequence[BitMap], users: Mapping[int, BitMap]) -> None:
@@ -95,7 +163,7 @@ class DirtyUsers:
     """The dirty users of every tracked scope. Call with the state lock held.
 
     While a scope is refreshed its dirty users stay dirty, since the memberships are those from before; users
-    that become dirty meanwhile are also collected in its `Flight`, and alone are dirty afterwards.
+    that become dirty meanwhile are also late for its `Flight`, and alone are dirty afterwards.
     """
 
     def __init__(self, groups: int) -> None:
@@ -104,8 +172,8 @@ class DirtyUsers:
         self._readers: dict[str, Readers] = {}
         self._reads: dict[str, Reads | None] = {}
         self._flights: dict[str, Flight] = {}
-        self._times: dict[str, DataTimes] = {}
-        """By scope: the times of the data by which its users became dirty."""
+        self._beginning: dict[tuple[str, Reads | None], LateUsers] = {}
+        """By account and what is read: who is late for refreshes that began since the last change."""
         self.marks = 0
         """How many times a user was marked in a scope: what new data cost beside what it changes."""
 
@@ -121,9 +189,11 @@ class DirtyUsers:
         """Tracks the scope from now on. `whole`: every user is dirty; otherwise none is. `reads`: the data
         that may change an answer of the scope; None: any.
         """
-        none = None if whole else tuple(BitMap(optimize=False) for _ in range(self._groups))
-        self._scopes[scope] = DirtyScope(account, none)
+        self._scopes[scope] = DirtyScope(account, None) if whole else self._nobody(account)
         self._read(account, scope, reads)
+
+    def _nobody(self, account: str) -> DirtyScope:
+        return DirtyScope(account, tuple(BitMap(optimize=False) for _ in range(self._groups)))
 
     def _read(self, account: str, scope: str, reads: Reads | None) -> None:
         self._reads[scope] = reads
@@ -134,7 +204,6 @@ class DirtyUsers:
         found = self._scopes.pop(scope, None)
         if found is not None:
             del self._reads[scope]
-            self._times.pop(scope, None)
             self.readers_of(found.account).drop(scope)
 
     def begin(self, account: str, scope: str, reads: Reads | None, revision: int = 0) -> Flight:
@@ -146,9 +215,19 @@ class DirtyUsers:
             self.track(account, scope, whole=True, reads=reads)
         elif known is not reads:
             self._read(account, scope, None if known is None or reads is None else known | reads)
-        flight = Flight(account, self._groups, self._times.get(scope, NO_DATA), revision)
-        self._flights[scope] = flight
+        flight = self._flights[scope] = Flight(
+            self._late(account, self._reads[scope]), self._scopes[scope].times, revision
+        )
         return flight
+
+    def _late(self, account: str, reads: Reads | None) -> LateUsers:
+        """Collects who is late for a refresh that begins now."""
+        late = self._beginning.get((account, reads))
+        if late is None:
+            late = self._beginning[account, reads] = LateUsers(self._nobody(account), reads)
+        else:
+            late.is_shared = True
+        return late
 
     def begin_again(self, scope: str, revision: int) -> Flight | None:
         """As `begin`, by plans that read what the last ones did. None: the scope is not tracked."""
@@ -161,10 +240,14 @@ class DirtyUsers:
 
     def finish(self, scope: str, reads: Reads | None) -> None:
         """The refreshed memberships are stored: only users that became dirty meanwhile are dirty."""
-        flight = self._flights.pop(scope)
-        self._scopes[scope] = DirtyScope(flight.account, flight.dirty)
-        self._times[scope] = flight.late_times
-        self._read(flight.account, scope, reads)
+        late = self._flights.pop(scope).late
+        # Later refreshes share no late users with those that have ended.
+        self._beginning.clear()
+        if late.is_shared and reads != late.reads:
+            late = late.copied()
+        self._scopes[scope] = late.scope
+        if self._reads[scope] is not reads:
+            self._read(late.scope.account, scope, reads)
 
     def abandon(self, scope: str, flight: Flight | None = None) -> None:
         """The refresh is given up: the memberships are those from before. `flight`: unless another is under
@@ -176,41 +259,49 @@ class DirtyUsers:
     def mark(self, read: Iterable[ReadBy], times: DataTimes = ANY_TIME) -> None:
         """Marks users as dirty in the scopes that read their new data, which have these times."""
         for scopes, users in read:
-            count = sum(map(len, users.values()))
-            for scope in scopes:
-                self._mark(scope, users, count, times)
+            self._mark(scopes, users, times)
 
     def mark_all(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
-        count = sum(map(len, users.values()))
-        for name, scope in self._scopes.items():
-            if scope.account == account:
-                self._mark(name, users, count, ANY_TIME)
+        self._mark(
+            [name for name, scope in self._scopes.items() if scope.account == account], users, ANY_TIME
+        )
 
-    def _mark(self, name: str, users: Mapping[int, BitMap], count: int, times: DataTimes) -> None:
-        """Marks that many users."""
-        known = self._times.get(name, NO_DATA)
-        if not known.hold(times):
-            self._times[name] = known.joined(times)
-        groups = self._scopes[name].groups
-        if groups is not None:
-            self.marks += count
-            _add_to(groups, users)
-        flight = self._flights.get(name)
-        if flight is not None:
-            _add_to(flight.dirty, users)
-            if not flight.late_times.hold(times):
-                flight.late_times = flight.late_times.joined(times)
+    def _mark(self, names: Iterable[str], users: Mapping[int, BitMap], times: DataTimes) -> None:
+        self._beginning.clear()
+        count = sum(map(len, users.values()))
+        marked: set[DirtyScope | LateUsers] = set()
+        for name in names:
+            scope = self._scopes[name]
+            if scope.groups is not None:
+                self.marks += count
+            if scope not in marked:
+                marked.add(scope)
+                scope.add(users, times)
+            flight = self._flights.get(name)
+            if flight is not None and flight.late not in marked:
+                marked.add(flight.late)
+                flight.late.add(users, times)
 
     def remove(self, account: str, gone: Mapping[int, BitMap]) -> None:
         """Removes users of the account (by group) that no longer exist."""
-        for flight in self._flights.values():
-            if flight.account == account:
+        self._beginning.clear()
+        flights = [flight for flight in self._flights.values() if flight.account == account]
+        # What is stored of one that shares its late users does not concern the others.
+        settled = {flight.late for flight in flights if flight.is_settled}
+        added: set[LateUsers] = set()
+        for flight in flights:
+            if flight.late in settled:
                 flight.gone(gone)
+            elif flight.late not in added:
+                added.add(flight.late)
+                flight.late.add(gone)
+        left: dict[DirtyScope, DirtyScope] = {}
         for name, scope in self._scopes.items():
-            if scope.account == account and scope.groups is not None:
-                left = [users - gone[at] if at in gone else users for at, users in enumerate(scope.groups)]
-                self._scopes[name] = DirtyScope(account, tuple(left))
+            if scope.account == account:
+                if scope not in left:
+                    left[scope] = scope.without(gone)
+                self._scopes[name] = left[scope]
 
     def of(self, scope: str) -> tuple[BitMap, ...] | None:
         """Dirty users by group. None: every user is dirty."""

@@ -51,10 +51,10 @@ class Expected:
         """How many horizons the scope has."""
         return len(self._scopes.get(scope, ()))
 
-    def count(self, scope: str) -> int | None:
-        """Number of users within the nearest horizon; None without a horizon. Needs no lock."""
-        horizons = self._scopes.get(scope)
-        return sum(map(len, horizons[-1].groups)) if horizons else None
+    def count(self, scope: str, level: int = -1) -> int | None:
+        """Number of users within the nearest horizon, or that of a level; None without it. Needs no lock."""
+        horizons = self._scopes.get(scope, ())
+        return sum(map(len, horizons[level].groups)) if level < len(horizons) and horizons else None
 
     def renew(self, scope: str, level: int, users: Mapping[int, tuple[BitMap, BitMap]]) -> None:
         """Users were looked at (by group), and these of them are expected to move."""

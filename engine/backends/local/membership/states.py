@@ -1,10 +1,15 @@
-"""States and members of stored memberships. The members are a bitmap per group."""
+"""States and members of stored memberships. The members are a bitmap per group.
+
+To store them takes many times as long as to store what has changed. So a membership's members are stored now
+and then, and the latest changes are in its change log alone: `StoredState.behind` counts them.
+"""
 
 from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from pyroaring import BitMap
@@ -44,6 +49,8 @@ class StoredState(msgspec.Struct, array_like=True):
     opted_in: OptedIn = OptedIn()
     updates_through: int = 0
     """Log position up to which changes of opted-in values are recorded."""
+    behind: int = 0
+    """Number of the latest changes that the stored members lack."""
 
     def public(self) -> Membership:
         """The state as callers of the backend see it."""
@@ -58,6 +65,14 @@ class StoredState(msgspec.Struct, array_like=True):
             opted_in=self.opted_in,
             calculation=self.calculation,
         )
+
+
+class GroupChanges(NamedTuple):
+    """Entries and exits of one group."""
+
+    group: int
+    entered: BitMap
+    exited: BitMap
 
 
 @functools.lru_cache(MEMBERS_KEYS_KEPT)
@@ -75,8 +90,17 @@ class States:
     it; after the commit, `written` or `forget` makes the change visible.
     """
 
-    def __init__(self, stored: ReadTransaction, page_cache: PageCache) -> None:
+    def __init__(
+        self,
+        stored: ReadTransaction,
+        page_cache: PageCache,
+        latest_changes: Callable[[StoredState], Iterable[GroupChanges]],
+    ) -> None:
+        """`latest_changes` reads the changes that the stored members of a state lack, in order."""
         self._page_cache = page_cache
+        self._latest_changes = latest_changes
+        self._ahead: dict[int, dict[int, BitMap]] = {}
+        """By membership (number): the members of the groups that have changed since they were stored."""
         self._states = {
             found[1:].decode(): msgspec.msgpack.decode(value, type=StoredState)
             for found, value in stored.scan(key(Family.MEMBERSHIP))
@@ -132,7 +156,25 @@ class States:
         return states
 
     def members(self, state: StoredState, group: int) -> BitMap:
-        """The stored members of a group. Do not modify the result."""
+        """The members of a group. Do not modify the result."""
+        found = self.ahead(state).get(group) if state.behind else None
+        return self._stored_members(state, group) if found is None else found
+
+    def ahead(self, state: StoredState) -> Mapping[int, BitMap]:
+        """The members of the groups whose stored members lack changes."""
+        if not state.behind:
+            return {}
+        found = self._ahead.get(state.number)
+        if found is None:
+            # The store was opened since.
+            found = {}
+            for group, entered, exited in self._latest_changes(state):
+                before = found[group] if group in found else self._stored_members(state, group)
+                found[group] = (before | entered) - exited
+            self._ahead[state.number] = found
+        return found
+
+    def _stored_members(self, state: StoredState, group: int) -> BitMap:
         cached = self._page_cache.find(_members_key(state.number, group), BITMAP)
         return BitMap() if cached is None else cached.value
 
@@ -145,8 +187,15 @@ class States:
         txn.put(_members_key(state.number, group), BITMAP.encode(members) or _NO_MEMBERS)
 
     def written(self, audience: str, state: StoredState, members: Mapping[int, BitMap]) -> None:
-        """Takes over a committed state, and the members of groups that changed."""
+        """Takes over a committed state, and the members of groups that changed. They were stored unless the
+        state is behind.
+        """
         self._states[audience] = state
+        if state.behind:
+            if members:
+                self._ahead.setdefault(state.number, {}).update(members)
+            return
+        self._ahead.pop(state.number, None)
         for group, users in members.items():
             self._page_cache.replace(_members_key(state.number, group), BITMAP, users)
 
@@ -158,4 +207,5 @@ class States:
     def forget(self, audience: str) -> None:
         """Forgets a membership whose deletion is committed."""
         state = self._states.pop(audience)
+        self._ahead.pop(state.number, None)
         self._page_cache.forget(key(Family.MEMBERS, state.number))

@@ -20,7 +20,7 @@ from engine.backends.base import ChangePage, OptedIn, PublishedMembership
 from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.account.updates import Watched
-from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog, GroupChanges
+from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog
 from engine.backends.local.membership.dirty_users import DirtyUsers, Flight
 from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits, Naming
 from engine.backends.local.membership.expected import Expected
@@ -31,7 +31,7 @@ from engine.backends.local.membership.published import (
     Serves,
     StoredMembers,
 )
-from engine.backends.local.membership.states import States, StoredState, new_calculation
+from engine.backends.local.membership.states import GroupChanges, States, StoredState, new_calculation
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.page_cache import PageCache
 from engine.backends.local.storage.positions import read_instant, write_instant
@@ -56,17 +56,22 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """One membership as a transaction writes it: state, starts of its records (None: as they were), members
-    of changed groups.
+    """One membership as a transaction writes it: state, start of the record of its changes (None: there are
+    none), members of changed groups.
     """
 
     state: StoredState
-    starts: list[int] | None
+    record: int | None
     members: Mapping[int, BitMap]
     definition: str = ""
     is_news: bool = False
     """Whether there are changes, or the membership is new."""
 
+
+MEMBERS_STORED_TURNS = 64
+"""The members of an audience are stored once in this many rounds, if they change. Others have other turns."""
+BEHIND_MAX = 1 << 16
+"""Changes that stored members lack, at most: what is read from a change log after a start."""
 
 INSTANT_STORED_MICROS = 10 * MICROS_PER_SECOND
 """Interval after which the instant of a round without changes is stored."""
@@ -124,11 +129,14 @@ class Memberships:
         self._groups = groups
         self._waiting: list[Exits] = []
         with index.reading() as txn:
-            self._states = States(txn, page_cache)
+            self._states = States(txn, page_cache, lambda state: self._log.latest(state))
             self._erased_ids = ErasedIds(txn, lambda: self._waiting)
             self._log = ChangeLog(txn, index, self._states, self._erased_ids, retained_max)
             self.instant = self._instant_stored = read_instant(txn)
             """The latest instant that memberships are known to have been brought to."""
+        self._has_news = False
+        self._turn = 0
+        """Decides whose members are stored: it goes on with each round."""
         self._dirty = DirtyUsers(groups)
         self.expected = Expected()
         """Who time is expected to move."""
@@ -210,6 +218,9 @@ class Memberships:
     def mark_dirty(self, account: str, touched: Touched) -> None:
         """Marks users of the account as dirty in the scopes that read their new data."""
         self._dirty.mark(touched.read, touched.times)
+        updates = self.readers_of(account).updates.audiences
+        if touched.read or (updates and any(each.changed for each in updates.values())):
+            self._has_news = True
         if self.serving is not None:
             scopes = {scope for each in touched.read for scope in each.scopes}
             self.serving.touch(account, touched.users, scopes)
@@ -217,6 +228,7 @@ class Memberships:
     def mark_all_dirty(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
         self._dirty.mark_all(account, users)
+        self._has_news = True
         if self.serving is not None:
             self.serving.touch(account, users, self._dirty.of_account(account))
 
@@ -224,6 +236,17 @@ class Memberships:
         """Events that no answer needs any more were removed. They are not in what is known of the data."""
         if self.serving is not None:
             self.serving.touch(account, {}, ())
+
+    @property
+    def has_news(self) -> bool:
+        """Whether users became dirty, exits wait or opted-in values have changed since `take_news`. Needs no
+        lock.
+        """
+        return self._has_news or self.has_exits
+
+    def take_news(self) -> None:
+        """A round begins: what has come is in it. Needs no lock."""
+        self._has_news = False
 
     def dirty(self, scope: str) -> tuple[BitMap, ...] | None:
         """Dirty users by group. None: every user is dirty."""
@@ -312,9 +335,12 @@ class Memberships:
                 continue
             at = max(state.as_of, self._reached.get(state.scope) or 0)
             state = msgspec.structs.replace(state, as_of=at, updates_through=self.log_position())
-            starts = self._log.append_updates(changes, state, found, at)
+            before = state.last_sequence
+            record = self._log.append_updates(changes, state, found, at)
+            if state.behind:
+                state.behind += state.last_sequence - before
             self._states.write(changes, audience, state)
-            outcome[audience] = _Written(state, starts, {}, is_news=True)
+            outcome[audience] = _Written(state, record, {}, is_news=True)
 
         def finish() -> None:
             for audience, written in outcome.items():
@@ -376,6 +402,7 @@ class Memberships:
         """Begins to collect what a round of refreshes to an instant stores. Call with the index lock, which
         is kept until `close_round` or `give_up_round`. Exits of erased users wait until then.
         """
+        self._turn += 1
         return Round(as_of)
 
     def states(
@@ -479,6 +506,8 @@ class Memberships:
 
     def _write(self, txn: Writable, audience: str, update: Update, revision: int) -> _Written:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
+        # Before something is added to the change log: after a start it is read from there.
+        ahead = self._states.ahead(update.state)
         changes = [change for change in update.changes if change.entered or change.exited]
         members = {}
         known = self.published(state.account).stored.get(audience)
@@ -489,17 +518,40 @@ class Memberships:
             if change.exited:
                 after -= change.exited
             members[change.group] = after
-            self._states.write_members(txn, state, change.group, after)
-        starts = self._log.append(txn, state, changes, update.as_of)
+        record = self._log.append(txn, state, changes, update.as_of)
+        is_new = self._states.find(audience) is None
+        state.behind += state.last_sequence - update.state.last_sequence
+        if is_new or state.behind > BEHIND_MAX or (self._turn + state.number) % MEMBERS_STORED_TURNS == 0:
+            members = {**ahead, **members}
+            self._write_members(txn, state, members)
         self._states.write(txn, audience, state)
-        is_news = state.last_sequence > update.state.last_sequence or self._states.find(audience) is None
-        return _Written(state, starts, members, update.definition, is_news)
+        is_news = state.last_sequence > update.state.last_sequence or is_new
+        return _Written(state, record, members, update.definition, is_news)
+
+    def _write_members(self, txn: Writable, state: StoredState, members: Mapping[int, BitMap]) -> None:
+        """Stores the members of groups that have changed since they were stored."""
+        for group, users in members.items():
+            self._states.write_members(txn, state, group, users)
+        state.behind = 0
+
+    def store_members(self) -> Write | None:
+        """Stores all members, so that nobody has to look for the latest changes in the change logs. None:
+        they are stored.
+        """
+        changes, outcome = WriteBuffer(), {}
+        for audience, state in self._states.items():
+            if state.behind:
+                stored, members = msgspec.structs.replace(state), dict(self._states.ahead(state))
+                self._write_members(changes, stored, members)
+                self._states.write(changes, audience, stored)
+                outcome[audience] = _Written(stored, None, members)
+        return Write(changes, lambda: self._stored(outcome)) if outcome else None
 
     def _stored(self, outcome: Mapping[str, _Written]) -> None:
         for audience, written in outcome.items():
             self._states.written(audience, written.state, written.members)
-            if written.starts is not None:
-                self._log.written(written.state, written.starts)
+            if written.record is not None:
+                self._log.written(written.state, written.record)
 
     def _tell(self, outcome: Mapping[str, _Written]) -> None:
         """Calls those who listen to memberships that are new or changed. They are published by now."""
@@ -526,15 +578,13 @@ class Memberships:
         before = self.published(state.account).stored.get(audience)
         known = None if before is None else before.members
         members = known
-        if known is not None or is_refreshed:
-            members = tuple(
-                written.members[group]
-                if group in written.members
-                else self._states.members(state, group)
-                if known is None
-                else known[group]
-                for group in range(self._groups)
-            )
+        if known is None and is_refreshed:
+            members = tuple([self._states.members(state, group) for group in range(self._groups)])
+        elif known is not None and written.members:
+            changed = list(known)
+            for group, users in written.members.items():
+                changed[group] = users
+            members = tuple(changed)
         definition = written.definition or ("" if before is None else before.facts.definition)
         return StoredMembers(PublishedMembership(state.public(), definition), state.scope, members)
 
@@ -566,7 +616,7 @@ class Memberships:
         number = self._states.free_number
         members = {group: self._states.members(state, group) for group in range(self._groups)}
         copied = msgspec.structs.replace(
-            state, number=number, scope="", first_sequence=max(state.first_sequence, after + 1)
+            state, number=number, scope="", first_sequence=max(state.first_sequence, after + 1), behind=0
         )
         kept: dict[bytes, ErasedUser] = {}
         with self._index.reading() as txn:
@@ -581,7 +631,8 @@ class Memberships:
 
         def finish() -> None:
             self._erased_ids.written(kept)
-            self._stored({name: _Written(copied, starts, members)})
+            self._stored({name: _Written(copied, None, members)})
+            self._log.copied(copied, starts)
 
         return Write(changes, finish)
 
@@ -609,7 +660,7 @@ class Memberships:
 
         def give_up() -> None:
             self._states.written(audience, state, {})
-            self._log.written(state, starts)
+            self._log.put_back(state, starts)
             if watched is not None:
                 self._watch_values(audience, state)
                 updates.audiences[audience].changed.update(watched.changed)
@@ -739,27 +790,38 @@ class Memberships:
         """
         return self._log.sequence_at(audience, instant)
 
+    def surplus(self, audiences: Iterable[str]) -> dict[str, int]:
+        """The audiences with more changes than are kept, and the sequence through which to trim them."""
+        found = {
+            audience: self._log.surplus(state) for audience in audiences if (state := self.find(audience))
+        }
+        return {audience: through for audience, through in found.items() if through}
+
     def trim(self, audience: str, through: int) -> Write | None:
         """Deletes changes up to and including a sequence. From now on they cannot be read."""
         state = self.find(audience)
         if state is None or through < state.first_sequence:
             return None
-        through = min(through, state.last_sequence)
-        after = msgspec.structs.replace(state, first_sequence=through + 1)
-        changes, before = WriteBuffer(), self._log.starts(state)
+        through, changes = min(through, state.last_sequence), WriteBuffer()
+        trimmed = msgspec.structs.replace(state, first_sequence=through + 1)
+        stored, members = msgspec.structs.replace(trimmed), {}
+        if through > state.last_sequence - state.behind:
+            # Changes that the stored members lack are deleted.
+            members = dict(self._states.ahead(state))
+            self._write_members(changes, stored, members)
         starts = self._log.trim(changes, state, through)
-        self._states.write(changes, audience, after)
+        self._states.write(changes, audience, stored)
         ids = self._erased_ids.drop(changes, {state.number: through})
-        self._states.written(audience, after, {})
-        self._log.written(after, starts)
+        self._states.written(audience, trimmed, {})
 
         def finish() -> None:
             self._erased_ids.written(ids)
-            self._publish_written({audience: _Written(after, starts, {})})
+            self._states.written(audience, stored, members)
+            self._publish_written({audience: _Written(stored, None, members)})
 
         def give_up() -> None:
             self._states.written(audience, state, {})
-            self._log.written(state, before)
+            self._log.put_back(state, starts)
 
         return Write(changes, finish, give_up)
 

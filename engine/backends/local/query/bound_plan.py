@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
@@ -63,7 +62,8 @@ class BoundPlan:
             return self
         if any(operands_of(plan.steps[index]) or operands_of(self.steps[index]) for index in others):
             return None
-        found = copy.copy(self)
+        found = BoundPlan.__new__(BoundPlan)
+        vars(found).update(vars(self))
         found.plan, found.steps = plan, plan.steps
         # Estimated costs hardly depend on the instant; they only order the operands of a step.
         found.predicates, found.encoded = list(self.predicates), list(self.encoded)

@@ -132,11 +132,13 @@ class BriefEvaluation:
         watched: ChangedUsers,
         pool: Pool,
     ) -> None:
-        """`users` by group, with some in each; `late` collects since before the first answer of the pool."""
+        """`users` by group, with some in each, which nobody changes; `late` collects since before the first
+        answer of the pool.
+        """
         self.account = plan.account
         self._executor = executor
         self._plan = plan
-        self._users = dict(users)
+        self._users = users
         self._late = late
         self._watched = watched
         self._pool = pool
@@ -161,7 +163,7 @@ class BriefEvaluation:
         began.
         """
         found = self._roots(plan, self._pool.first(self._users, ()), self._users, read)
-        return dict(self._pool.ordinals.by_group(found[0]))
+        return dict(self._pool.by_group(found[0]))
 
     def _roots(
         self, plan: BoundPlan, shared: SharedAnswers, users: Mapping[int, BitMap], read: Read
@@ -199,8 +201,11 @@ class BriefEvaluation:
             found = self._roots_by_group(late, read)
         users = ordinals.joined(sorted(late.items()))
         self._sets = [(old - users) | new for old, new in zip(self._sets, found, strict=True)]
+        # Others share the users that are known.
+        known = dict(self._users)
         for group, some in late.items():
-            self._users[group] = self._users[group] | some if group in self._users else some
+            known[group] = known[group] | some if group in known else some
+        self._users = known
 
     def _roots_by_group(self, users: Mapping[int, BitMap], read: Read) -> list[BitMap]:
         by_group: dict[int, list[BitMap]] = {}
@@ -214,7 +219,7 @@ class BriefEvaluation:
 
     def groups(self) -> list[tuple[int, BitMap, list[BitMap]]]:
         """Each group with the users evaluated and the users of every root among them."""
-        split = [dict(self._pool.ordinals.by_group(users)) for users in self._sets]
+        split = [self._pool.by_group(users) for users in self._sets]
         return [
             (group, users, [found.get(group, _NOBODY) for found in split])
             for group, users in sorted(self._users.items())

@@ -42,13 +42,22 @@ class SharedAnswers:
         self.as_of = as_of
         """The instant that the plans are for: how long ago a window begins."""
         self.by_group = users
-        self._users = ordinals.joined(sorted(users.items()))
+        self._asked: dict[int, tuple[Mapping[int, BitMap], BitMap | None]] = {}
+        """Users asked about, by identity, and their ordinals; None: the answers are not about all of them."""
         self._changed = changed
         self._kept: dict[object, object] = {}
 
     def are_about(self, users: Mapping[int, BitMap]) -> bool:
-        """Whether these users, by group, are among those of the answers."""
-        return all(some.issubset(self.by_group.get(group, _NOBODY)) for group, some in users.items())
+        """Whether these users, by group, which nobody changes, are among those of the answers."""
+        return self._ordinals_of(users) is not None
+
+    def _ordinals_of(self, users: Mapping[int, BitMap]) -> BitMap | None:
+        found = self._asked.get(id(users))
+        if found is None:
+            are = all(some.issubset(self.by_group.get(group, _NOBODY)) for group, some in users.items())
+            found = users, self.ordinals.joined(sorted(users.items())) if are else None
+            self._asked[id(users)] = found
+        return found[1]
 
     def hold(self, users: Mapping[int, BitMap]) -> bool:
         """Whether the answers are right for these users, by group."""
@@ -61,8 +70,10 @@ class SharedAnswers:
         return self._changed.users
 
     def ordinals_of(self, users: Mapping[int, BitMap]) -> BitMap:
-        """The ordinals of users, by group. Do not modify the result."""
-        return self._users if users == self.by_group else self.ordinals.joined(sorted(users.items()))
+        """The ordinals of users, by group, that the answers are about. Do not modify the result."""
+        found = self._ordinals_of(users)
+        assert found is not None
+        return found
 
     def once(self, name: object, find: Callable[[], T]) -> T:
         """What `find` gives, found once for each name."""
@@ -82,6 +93,7 @@ class Pool:
         self._as_of = as_of
         self._held = held
         self._answers: list[SharedAnswers] = []
+        self._split: dict[bytes, Mapping[int, BitMap]] = {}
 
     @property
     def is_possible(self) -> bool:
@@ -89,11 +101,12 @@ class Pool:
         return self.ordinals.hold(self.account.directory.counts)
 
     def first(self, users: Mapping[int, BitMap], others: Iterable[Mapping[int, BitMap]]) -> SharedAnswers:
-        """The first answers, for a caller that hears by itself which of these users have changed since. They
-        are also about `others`, of whom will be asked.
+        """Answers for a caller that hears by itself which of these users have changed since the first were
+        found. New ones are also about `others`, of whom will be asked.
         """
-        if self._answers and self._answers[0].are_about(users):
-            return self._answers[0]
+        for found in self._answers:
+            if found.are_about(users):
+                return found
         return self._begun([users, *others])
 
     def now(self, users: Mapping[int, BitMap]) -> SharedAnswers:
@@ -107,6 +120,14 @@ class Pool:
         are_few = sum(map(len, changed.values())) <= SHARED_USERS_MAX
         return self._begun([users, changed] if are_few else [users])
 
+    def by_group(self, users: BitMap) -> Mapping[int, BitMap]:
+        """Some ordinals as users by group: found once for each set. Do not modify the result."""
+        name = users.serialize()
+        found = self._split.get(name)
+        if found is None:
+            found = self._split[name] = dict(self.ordinals.by_group(users))
+        return found
+
     def _begun(self, users: Iterable[Mapping[int, BitMap]]) -> SharedAnswers:
         changed = self._held.enter_context(self.account.watches.watching())
         begun = SharedAnswers(self.account, self.ordinals, _joined(users), self._as_of, changed)
@@ -116,7 +137,8 @@ class Pool:
 
 def _joined(sets: Iterable[Mapping[int, BitMap]]) -> dict[int, BitMap]:
     every: dict[int, BitMap] = {}
-    for users in sets:
+    # Journeys with the same users give the same object.
+    for users in {id(some): some for some in sets}.values():
         for group, some in users.items():
             every[group] = every[group] | some if group in every else some.copy()
     return every

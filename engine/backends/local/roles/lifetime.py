@@ -77,6 +77,9 @@ class Lifetime(Checkpoints[P]):
             try:
                 self._writer.close()
                 self._checkpoint()
+                with self._index_lock:
+                    # Earlier builds look for all members there.
+                    self._commit(self._state.memberships.store_members)
             except MilepostError as error:
                 # The log holds what is not checkpointed. The next opening replays it.
                 _log.warning("the store closes without a checkpoint: %s", error.message)

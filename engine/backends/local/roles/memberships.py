@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Generic, NamedTuple
+from typing import Any, Generic
 
 from pyroaring import BitMap
 
@@ -15,10 +15,9 @@ from engine.backends.base import ChangePage, MemberPage, Members, Membership, Op
 from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import NO_DATA, DataTimes
 from engine.backends.local.account.watches import ChangedUsers
-from engine.backends.local.membership.change_log import GroupChanges
-from engine.backends.local.membership.dirty_users import Flight
+from engine.backends.local.membership.dirty_users import Flight, LateUsers
 from engine.backends.local.membership.published import PublishedAccount
-from engine.backends.local.membership.states import StoredState
+from engine.backends.local.membership.states import GroupChanges, StoredState
 from engine.backends.local.membership.store import Round, Update
 from engine.backends.local.query.executor import member_page
 from engine.backends.local.query.member_order import after_group
@@ -35,7 +34,7 @@ from engine.plan.model import Plan, TimeRange
 from engine.plan.reads import Reads
 from engine.values import Micros
 
-BEGUN_AT_ONCE = 8
+BEGUN_AT_ONCE = 64
 """Scopes that begin to collect who becomes dirty before others go first."""
 
 _NOBODY = BitMap()
@@ -71,19 +70,19 @@ class Asked(Generic[P]):
     def dirty(self) -> Mapping[int, BitMap]:
         """The users who were dirty when it began, by group, if they are few."""
         dirty = None if self.begun is None else self.begun.dirty
-        if dirty is None or sum(map(len, dirty)) > SHARED_USERS_MAX:
-            return {}
-        return {group: users for group, users in enumerate(dirty) if users}
+        return {} if dirty is None or _count(dirty) > SHARED_USERS_MAX else dirty
 
 
-class Begun(NamedTuple, Generic[P]):
+class Begun(Generic[P]):
     """What a refresh starts from: the account, its dirty users by group (None: everyone is to be evaluated),
-    and what has changed for everyone since.
+    and what has changed for everyone since. Scopes with the same dirty users share one.
     """
 
-    account: P
-    dirty: Sequence[BitMap] | None
-    changed: ChangedUsers
+    def __init__(self, account: P, dirty: Sequence[BitMap] | None, changed: ChangedUsers) -> None:
+        """`dirty` by group; they are copied, as others become dirty meanwhile."""
+        self.account = account
+        self.dirty = None if dirty is None else _some([users.copy() for users in dirty])
+        self.changed = changed
 
 
 class Watched(ExitStack):
@@ -92,6 +91,17 @@ class Watched(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[int, tuple[People, ChangedUsers]] = {}
+        self._begun: dict[tuple[LateUsers, int], tuple[Sequence[BitMap], Begun[Any]]] = {}
+
+    def begun(self, account: P, dirty: Sequence[BitMap], late: LateUsers) -> Begun[P]:
+        """What a refresh of dirty users starts from, whose late users are collected from now on."""
+        # Those who share their late users have begun at one moment.
+        found = self._begun.get((late, id(dirty)))
+        if found is None:
+            begun = Begun(account, dirty, self.since_before(account))
+            self._begun[late, id(dirty)] = dirty, begun
+            return begun
+        return found[1]
 
     def since_before(self, account: People) -> ChangedUsers:
         """What has changed since some instant of the round: one watch for all scopes of an account."""
@@ -217,6 +227,7 @@ class StoredMemberships(OpenStore[P]):
     def beginning(self, scopes: Iterable[str]) -> Iterator[None]:
         """Collects for each scope who becomes dirty from now on, for its refresh within the block."""
         with Watched() as watched:
+            self._state.memberships.take_news()
             all_scopes = tuple(scopes)
             for start in range(0, len(all_scopes), BEGUN_AT_ONCE):
                 with self._locked():
@@ -238,8 +249,7 @@ class StoredMemberships(OpenStore[P]):
             return
         flight = memberships.begin_again(scope)
         if flight is not None:
-            begun = Begun(account, [users.copy() for users in dirty], watched.since_before(account))
-            self._prepared[scope] = flight, begun
+            self._prepared[scope] = flight, watched.begun(account, dirty, flight.late)
 
     def _begin(self, asked: Asked[P], found: P | None, read: Read, watched: Watched) -> None:
         """Collects who becomes dirty from now on, unless that has begun."""
@@ -248,8 +258,13 @@ class StoredMemberships(OpenStore[P]):
             asked.flight, asked.begun = prepared
             return
         asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
-        if found is not None:
-            asked.begun = self._begun(asked, found, watched.since_before(found))
+        if found is None:
+            return
+        dirty = self._state.memberships.dirty(asked.scope)
+        if dirty is None or self._is_whole(asked):
+            asked.begun = Begun(found, None, watched.since_before(found))
+        else:
+            asked.begun = watched.begun(found, dirty, asked.flight.late)
 
     def _may_go_on(self, asked: Asked[P], account: P | None, flight: Flight, begun: Begun[P]) -> bool:
         """Whether what has begun is of this account and of all that the refresh is about."""
@@ -257,8 +272,7 @@ class StoredMemberships(OpenStore[P]):
         return under_way and begun.account is account and not self._is_whole(asked)
 
     def _begun(self, asked: Asked[P], account: P, changed: ChangedUsers) -> Begun[P]:
-        # Copies: others become dirty meanwhile.
-        dirty = None if self._is_whole(asked) else [users.copy() for users in self._dirty(asked.scope)]
+        dirty = None if self._is_whole(asked) else self._state.memberships.dirty(asked.scope)
         return Begun(account, dirty, changed)
 
     def _evaluate(
@@ -296,19 +310,19 @@ class StoredMemberships(OpenStore[P]):
         """Which of some users (None = all) are in the first root of a plan, by group."""
         raise NotImplementedError
 
-    def _with_moved(self, asked: Asked[P], begun: Begun[P], read: Read) -> tuple[dict[int, BitMap], bool]:
+    def _with_moved(self, asked: Asked[P], begun: Begun[P], read: Read) -> tuple[Mapping[int, BitMap], bool]:
         """The users to evaluate by group, and whether some of them may be expected to move: those who were
         dirty, and those whom time has moved.
         """
         assert begun.dirty is not None
         assert asked.flight is not None
         gone = self._moved(asked, begun.account, read)
-        users: dict[int, BitMap] = {}
-        for group, dirty in enumerate(begun.dirty):
-            base = dirty | gone[group] if group in gone else dirty
-            if base:
-                users[group] = base
-        return users, bool(gone) or asked.may_expect(asked.flight.times)
+        if not gone:
+            return begun.dirty, asked.may_expect(asked.flight.times)
+        users = dict(begun.dirty)
+        for group, some in gone.items():
+            users[group] = users[group] | some if group in users else some
+        return users, True
 
     def _moved(self, asked: Asked[P], account: P, read: Read) -> dict[int, BitMap]:
         """The users by group whom time has moved: among those of whom that was expected, or among all."""
@@ -320,7 +334,7 @@ class StoredMemberships(OpenStore[P]):
         plan = refresh.moved_by_time()
         if plan is None:
             return {}
-        moved = self._first_root(plan, account, _some(among), read)
+        moved = self._first_root(plan, account, None if among is None else _some(among), read)
         return {group: users for group, users in moved.items() if users}
 
     def look_ahead(
@@ -332,7 +346,8 @@ class StoredMemberships(OpenStore[P]):
             groups = [BitMap() for _ in range(self._store.groups)]
             if found is not None and plan is not None:
                 wider = expected.among(scope, since, until) if level else None
-                for group, users in self._first_root(plan, found, _some(wider), read).items():
+                some = None if wider is None else _some(wider)
+                for group, users in self._first_root(plan, found, some, read).items():
                     groups[group] = users
             expected.put(scope, level, since, until, groups)
 
@@ -340,9 +355,11 @@ class StoredMemberships(OpenStore[P]):
         """The instant of the last round; after a start, the last one that is known."""
         return self._state.memberships.instant
 
-    def expected(self, scope: str) -> int | None:
-        """Number of users whom time may move within the nearest horizon; None: it is not known."""
-        return self._state.memberships.expected.count(scope)
+    def expected(self, scope: str, level: int = -1) -> int | None:
+        """Number of users whom time may move within the nearest horizon, or that of a level; None: it is not
+        known.
+        """
+        return self._state.memberships.expected.count(scope, level)
 
     def _is_whole(self, asked: Asked[P]) -> bool:
         """Whether everyone has to be evaluated."""
@@ -351,9 +368,6 @@ class StoredMemberships(OpenStore[P]):
             memberships.is_in_step(asked.account, asked.scope, each) for each in refresh.audiences
         )
         return refresh.whole or not are_in_step or memberships.dirty(asked.scope) is None
-
-    def _dirty(self, scope: str) -> Sequence[BitMap]:
-        return self._state.memberships.dirty(scope) or ()
 
     def _holds(self, evaluation: Evaluation, asked: Asked[P], account: P) -> bool:
         """Whether the evaluation is still of this account and of everyone it has to be of."""
@@ -389,8 +403,12 @@ class StoredMemberships(OpenStore[P]):
             for asked in all_asked:
                 if asked.failure is None:
                     self._expect(asked)
+            surplus = memberships.surplus(round_.written)
         # Of users who were erased meanwhile.
         self._record_exits_if_there_is_room()
+        # Readers know of it before records are deleted.
+        for audience, through in surplus.items():
+            self._commit(functools.partial(memberships.trim, audience, through))
 
     def _expect(self, asked: Asked[P]) -> None:
         """Takes over whom of the refreshed users time is expected to move."""
@@ -463,7 +481,10 @@ class StoredMemberships(OpenStore[P]):
         for group, base, sets in evaluation.groups():
             for at, (before_in, after) in enumerate(zip(members, sets, strict=True)):
                 before = before_in(group) if base is None else before_in(group) & base
-                if before != after:
+                if not before:
+                    if after:
+                        changes[at].append(GroupChanges(group, after, _NOBODY))
+                elif before != after:
                     changes[at].append(GroupChanges(group, after - before, before - after))
         return changes
 
@@ -481,10 +502,16 @@ class StoredMemberships(OpenStore[P]):
             return 0 if account is None else account.directory.size()
 
     def membership(self, audience: str) -> Membership | None:
-        """The stored membership, or None when it is not stored."""
-        with self._locked():
-            state = self._state.memberships.find(audience)
-            return None if state is None else state.public()
+        """The stored membership, or None when it is not stored. Takes no lock: states are replaced, and never
+        change once they are stored.
+        """
+        self._check()
+        state = self._state.memberships.find(audience)
+        return None if state is None else state.public()
+
+    def has_news(self) -> bool:
+        """Whether a round has something to do that time does not bring. Takes no lock."""
+        return self._state.memberships.has_news
 
     def stored_members(self, audience: str, ask: Members) -> MemberPage:
         """Members of the stored membership, in the order of `execute`."""
@@ -581,6 +608,10 @@ class StoredMemberships(OpenStore[P]):
             self._state.memberships.drop_scope(scope)
 
 
-def _some(users: Sequence[BitMap] | None) -> dict[int, BitMap] | None:
-    """The groups with users; None: all users."""
-    return None if users is None else {group: some for group, some in enumerate(users) if some}
+def _some(users: Sequence[BitMap]) -> dict[int, BitMap]:
+    """The groups with users."""
+    return {group: some for group, some in enumerate(users) if some}
+
+
+def _count(users: Mapping[int, BitMap]) -> int:
+    return sum(map(len, users.values()))

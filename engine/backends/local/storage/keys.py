@@ -93,7 +93,7 @@ DEDUPE_BLOCK          run u32, block u32                            sorted items
 REQUEST               account u32, digest                           MessagePack of `dedupe.Answered`
 REQUEST_ARRIVAL       arrival u64, account u32, digest              empty: finds expired answers
 MEMBERSHIP            audience name                                 MessagePack of `states.StoredState`
-MEMBERS               membership u32, group u8                      bitmap
+MEMBERS               membership u32, group u8                      bitmap; it may lack the latest changes
 CHANGES               membership u32, first sequence u64            MessagePack of `change_log.ChangeRecord`
 ERASED                account u32, group u8, dense id u32           MessagePack of `erased.ErasedUser`
 ====================  ============================================  ==========================================

@@ -30,7 +30,8 @@ def check_memberships(examination: Examination) -> Iterator[None]:
         )
         states[state.number] = (stored, state)
         yield
-    yield from _check_members(examination, states)
+    sizes = dict.fromkeys(states, 0)
+    yield from _check_members(examination, states, sizes)
     erased: Sets = {}
     for (account, group, dense), stored, kept in examination.values(Family.ERASED, _erased_decoder.decode):
         erased.setdefault((account, group), BitMap()).add(dense)
@@ -40,7 +41,14 @@ def check_memberships(examination: Examination) -> Iterator[None]:
                 named and bool(kept.user_id), Family.ERASED, "is not needed by any change", stored
             )
         yield
-    yield from _check_changes(examination, states, _nameless(examination, erased))
+    yield from _check_changes(examination, states, _nameless(examination, erased), sizes)
+    _check_sizes(examination, states, sizes)
+
+
+def _both(record: ChangeRecord) -> Iterator[tuple[BitMap, BitMap]]:
+    """The entries and exits of each group."""
+    for _, entered, exited in record.groups:
+        yield BitMap.deserialize(entered), BitMap.deserialize(exited)
 
 
 def _nameless(examination: Examination, erased: Sets) -> Sets:
@@ -53,16 +61,25 @@ def _nameless(examination: Examination, erased: Sets) -> Sets:
     }
 
 
-def _check_members(examination: Examination, states: dict[int, tuple[bytes, StoredState]]) -> Iterator[None]:
-    sizes = dict.fromkeys(states, 0)
+def _check_members(
+    examination: Examination, states: dict[int, tuple[bytes, StoredState]], sizes: dict[int, int]
+) -> Iterator[None]:
+    """Counts stored members by membership."""
     for (number, group), stored, users in examination.values(Family.MEMBERS, BITMAP.decode):
         sizes[number] = sizes.get(number, 0) + len(users)
         if number not in states and examination.is_sound(Family.MEMBERSHIP):
             examination.fault(Family.MEMBERS, "belongs to an unknown membership", stored)
         examination.expect(group < examination.groups, Family.MEMBERS, "belongs to an unknown group", stored)
         yield
+
+
+def _check_sizes(
+    examination: Examination, states: dict[int, tuple[bytes, StoredState]], sizes: dict[int, int]
+) -> None:
     for number, (stored, state) in states.items():
-        if examination.is_sound(Family.MEMBERS):
+        if examination.is_sound(Family.MEMBERS) and (
+            not state.behind or examination.is_sound(Family.CHANGES)
+        ):
             right = state.size == sizes[number]
             examination.expect(
                 right, Family.MEMBERSHIP, f"records {state.size} members; there are {sizes[number]}", stored
@@ -72,9 +89,14 @@ def _check_members(examination: Examination, states: dict[int, tuple[bytes, Stor
 
 
 def _check_changes(
-    examination: Examination, states: dict[int, tuple[bytes, StoredState]], nameless: Sets
+    examination: Examination,
+    states: dict[int, tuple[bytes, StoredState]],
+    nameless: Sets,
+    sizes: dict[int, int],
 ) -> Iterator[None]:
-    """Checks that records cover the promised changes without a gap."""
+    """Checks that records cover the promised changes without a gap. Counts the entries and exits that stored
+    members lack.
+    """
     reached: dict[int, tuple[int, int]] = {}
     names = examination.names.get((Space.ACCOUNT, NO_ACCOUNT), {})
     accounts = {name: number for number, name in names.items()}
@@ -86,6 +108,8 @@ def _check_changes(
         changed += [(group, BitMap.deserialize(users)) for group, users in record.updates]
         reached[number] = (first, start + sum(len(users) for _, users in changed))
         state = states[number][1] if number in states else None
+        if state is not None and start > state.last_sequence - state.behind:
+            sizes[number] += sum(len(come) - len(gone) for come, gone in _both(record))
         # Users of an account made again are only in the log: the index numbers those of the old one.
         is_made_again = state is not None and state.account in examination.forgotten
         # The first changes of a partly trimmed record are never read.

@@ -40,6 +40,7 @@ READS = {
     "instant",
     "expected",
     "pending",
+    "has_news",
     "erased_through",
     "drop_scope",
 }
