@@ -16,7 +16,7 @@ it has come is in `progress`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -212,7 +212,7 @@ class Live:
             journeys = self._in_order(self.due())
             with self._backend.beginning(journeys):
                 # Read now, so that it is no earlier than the data that the round is about.
-                failures = self._round(journeys, self._clock() if now is None else now)
+                failures = self._rounds_of(journeys, self._clock() if now is None else now)
             self._rounds.failures.add(len(failures))
         self._opted_in.keep()
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
@@ -221,7 +221,7 @@ class Live:
 
     def refresh(self, journey: str, now: Micros | None = None) -> None:
         """Runs one round over one journey. Rounds over the same journey never overlap."""
-        for error in self._round([journey], self._clock() if now is None else now).values():
+        for error in self._rounds_of([journey], self._clock() if now is None else now).values():
             raise error
 
     def _in_order(self, journeys: Sequence[str]) -> list[str]:
@@ -240,11 +240,32 @@ class Live:
         state = self._states.find(journey)
         return frozenset() if state is None or state.definition is None else state.definition.names
 
-    def _round(self, journeys: Sequence[str], now: Micros) -> dict[str, MilepostError]:
+    def _rounds_of(self, journeys: Sequence[str], now: Micros) -> dict[str, MilepostError]:
         """Brings journeys to one instant. Returns the failures by journey.
 
         What is quickly done comes first. A calculation of everyone follows in a round of its own, so that it
         holds up no other journey.
+        """
+        failures, later = self._round(journeys, now)
+        for journey in later:
+            failures |= self._round([journey], now)[0]
+        # Once for all of them, as each is a transaction.
+        self._refresher.begin_histories(self._instant)
+        self._forget_old(journey for journey in journeys if journey not in failures)
+        return failures
+
+    def _forget_old(self, journeys: Iterable[str]) -> None:
+        """Trims old changes of the journeys that were not looked at for an hour."""
+        states = {journey: self._states.of(journey) for journey in journeys}
+        due = {journey: states[journey] for journey in self._trimmer.due(states)}
+        with ExitStack() as held:
+            for state in due.values():
+                held.enter_context(state.lock)
+            self._trimmer.forget_old(due)
+
+    def _round(self, journeys: Sequence[str], now: Micros) -> tuple[dict[str, MilepostError], Sequence[str]]:
+        """One round. Returns the failures by journey, and of several journeys those of which everyone is to
+        be evaluated.
         """
         failures: dict[str, MilepostError] = {}
         later: list[str] = []
@@ -266,25 +287,20 @@ class Live:
                     due.append(each)
             for part in _transactions(due):
                 failures |= self._refresher.run(instant, part)
-            self._end({j: state for j, state in states.items() if j not in later}, failures)
-        for journey in later:
-            failures |= self._round([journey], now)
-        return failures
+            succeeded = {j: s for j, s in states.items() if j not in later and j not in failures}
+            for journey, state in states.items():
+                if journey not in later:
+                    state.failure = failures[journey].message if journey in failures else ""
+            if self._serving is not None:
+                for journey, state in succeeded.items():
+                    self._serving.serve(journey, state, state.definition)
+        return failures, later
 
     def _due(self, journey: str, state: JourneyState, instant: Micros) -> Due | None:
         self._closer.close_deleted(journey, state, instant)
         definition = self._definitions.current(journey, state)
         self._closer.drop_unneeded(journey, state)
         return None if definition is None else self._refresher.due(journey, state, definition, instant)
-
-    def _end(self, states: Mapping[str, JourneyState], failures: Mapping[str, MilepostError]) -> None:
-        for journey, state in states.items():
-            state.failure = failures[journey].message if journey in failures else ""
-        succeeded = {journey: state for journey, state in states.items() if journey not in failures}
-        self._trimmer.forget_old(succeeded)
-        if self._serving is not None:
-            for journey, state in succeeded.items():
-                self._serving.serve(journey, state, state.definition)
 
 
 def _transactions(due: Sequence[Due]) -> Iterator[list[Due]]:

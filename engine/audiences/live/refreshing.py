@@ -8,7 +8,8 @@ few horizons, and remembers whom time may move within them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -81,6 +82,8 @@ class JourneyRefresher:
         self._exact_since = exact_since
         self._clock = clock
         self._seconds_per_user = _SECONDS_PER_USER
+        self._calculated: deque[Rolled] = deque()
+        """Audiences that were calculated for the first time, and have no history yet."""
 
     # --- what is due ----------------------------------------------------------------------------------------
 
@@ -200,14 +203,12 @@ class JourneyRefresher:
         whole_users = sum(each.users for each in asked if each.is_whole)
         if whole_users:
             self._seconds_per_user = (time.perf_counter() - began) / whole_users
-        failures, begun = {}, list[Rolled]()
+        failures = {}
         for each, found in zip(asked, outcome, strict=True):
             if isinstance(found, MilepostError):
                 failures[each.journey] = found
             else:
-                begun += self._refreshed(each, found)
-        if begun:
-            self._history.begin(begun, history_times(self._clock, now)[0])
+                self._refreshed(each, found)
         for each in due:
             if each.journey not in failures:
                 self._reach(each, now)
@@ -224,12 +225,19 @@ class JourneyRefresher:
                     rolled.append(Rolled(audience, membership, each.definition.zone))
         self._history.roll(rolled, rolled_to, settled)
 
-    def _refreshed(self, due: Due, after: Sequence[Membership]) -> Iterator[Rolled]:
-        """Trims what was refreshed. Yields the audiences that were calculated for the first time."""
+    def _refreshed(self, due: Due, after: Sequence[Membership]) -> None:
         for (audience, before), membership in zip(due.before.items(), after, strict=True):
             if before is None:
-                yield Rolled(audience, membership, due.definition.zone)
+                self._calculated.append(Rolled(audience, membership, due.definition.zone))
             self._trimmer.trim(audience, membership)
+
+    def begin_histories(self, now: Micros) -> None:
+        """Begins the histories of audiences that were calculated for the first time: call after all of them
+        were, as it is one transaction.
+        """
+        calculated = [self._calculated.popleft() for _ in range(len(self._calculated))]
+        if calculated:
+            self._history.begin(calculated, history_times(self._clock, now)[0])
 
     def _reach(self, due: Due, now: Micros) -> None:
         state = due.state

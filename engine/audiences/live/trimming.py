@@ -52,17 +52,25 @@ class Trimmer:
         if through - membership.first_sequence >= CHANGES_TRIMMED_MIN:
             self._backend.trim_changes(audience, through)
 
+    def due(self, journeys: Mapping[str, JourneyState]) -> list[str]:
+        """The journeys to look for old changes of: each once an hour."""
+        settled = self._clock.settled()
+        return [
+            journey
+            for journey, state in journeys.items()
+            if state.definition is not None and abs(settled - state.old_checked) >= OLD_CHANGES_MICROS
+        ]
+
     def forget_old(self, journeys: Mapping[str, JourneyState]) -> None:
         """Trims changes past their horizon, and changes that name users erased long ago, once every
-        connection has delivered them. A watcher that resumes later starts with a new snapshot. A journey is
-        looked at once an hour.
+        connection has delivered them. A watcher that resumes later starts with a new snapshot.
         """
         stamp = self._clock.stamp()
         last: list[Last] = []
         for journey, state in journeys.items():
-            if state.definition is None or abs(stamp.settled - state.old_checked) < OLD_CHANGES_MICROS:
-                continue
             state.old_checked = stamp.settled
+            if state.definition is None:
+                continue
             retention = self._forest.account(account_of(journey)).event_retention
             for audience in state.definition.digests:
                 membership = self._backend.membership(audience)

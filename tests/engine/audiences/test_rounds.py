@@ -21,7 +21,7 @@ from engine.backends.local.storage.transactions import WriteTransaction
 from engine.criteria.model import AllOf, Audience, Equals, Not, UserAttribute
 from engine.errors import DataLoss, LimitExceeded
 from engine.resources.records import Journey, Milestone
-from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
+from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, MICROS_PER_SECOND
 from tests.engine.audiences.test_fresh_checks import Crowd, switching_often
 from tests.engine.site import ACCOUNT, NOW, WEB, Site, did, event, statuses_of
 
@@ -325,3 +325,21 @@ def test_time_of_journeys_with_users_to_move_is_one_instant(site: Site) -> None:
         for each in (first, second):
             [page] = site.engine.members.export(each.name, as_of=answer.as_of)
             assert ("u1" in page.user_ids) is member, step
+
+
+def test_upkeep_of_many_audiences_is_one_transaction(site: Site, commits: Callable[[], int]) -> None:
+    """1. Histories of audiences that are calculated together, and marks in their change logs. 2. Marks again,
+    an hour later.
+    """
+    for number in range(JOURNEYS):
+        add(site, number, did("buy", days=30 + number))
+    commits()
+    site.engine.live.refresh_all()
+    # Each is calculated by a transaction of its own.
+    assert commits() == JOURNEYS + 2
+    site.engine.live.refresh_all()
+    assert commits() == 0
+    site.clock.now += MICROS_PER_HOUR
+    site.engine.live.refresh_all()
+    # Marks, and the instant.
+    assert commits() == 2
