@@ -74,6 +74,11 @@ class ExpiryTemplate:
             for make in planner.steps.makers.values()
             if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
         ]
+        self._kept: tuple[Micros, list[Step]] = 0, self._steps(0)
+        """The steps as of an instant that was asked for last: of all ends of horizons, the farthest."""
+
+    def _steps(self, as_of: Micros) -> list[Step]:
+        return [make(as_of) for make in self._makers]
 
     @property
     def depends_on_time(self) -> bool:
@@ -100,10 +105,14 @@ class ExpiryTemplate:
 
     def times_between(self, before_as_of: Micros, after_as_of: Micros) -> tuple[TimeRange, ...] | None:
         """The times of events, and of first and last seen, that the plan `between` looks for; None when there
-        is no plan.
+        is no plan. It is asked for again and again with the same later instant.
         """
-        steps = [*self._expired(before_as_of, after_as_of)]
-        return merged_ranges(span for step in steps for span in _TIMES.visit(step)) if steps else None
+        first, last = sorted((before_as_of, after_as_of))
+        if self._kept[0] != last:
+            self._kept = last, self._steps(last)
+        pairs = zip(self._steps(first), self._kept[1], strict=True)
+        moved = [(old, new) for old, new in pairs if old != new]
+        return merged_ranges(span for each in moved for span in _times_between(*each)) if moved else None
 
     def _expired(self, before_as_of: Micros, after_as_of: Micros) -> Iterator[Step]:
         first, last = sorted((before_as_of, after_as_of))
@@ -232,6 +241,20 @@ class _Times(StepVisitor[tuple[TimeRange, ...]]):
 
 
 _TIMES = _Times()
+
+
+def _times_between(before: Step, after: Step) -> Iterator[TimeRange]:
+    """The times that `expired` looks for."""
+    if (
+        isinstance(before, EventMatch)
+        and isinstance(after, EventMatch)
+        and before.selection.where == after.selection.where
+    ):
+        # The most frequent case, in few steps.
+        yield from swept(before.selection.time, after.selection.time)
+        return
+    for step in expired(before, after):
+        yield from _TIMES.visit(step)
 
 
 def _same_but_for(fields: tuple[str, ...], before: object, after: Part) -> Part:

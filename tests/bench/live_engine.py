@@ -21,6 +21,7 @@ from tests.engine.site import ACCOUNT, NOW, WEB, Site, did
 REAL = audience_pb2.SIZE_KIND_REAL
 ROUNDS = 50
 CHECKS_MIN = 2_000
+QUIET_TICKS = 20
 MILLIS_A_SECOND = 1_000
 ERASED_AT_ONCE = 10_000
 IMPORT_ROWS = 100_000
@@ -107,9 +108,12 @@ class _Checking:
 
 
 def tick(users: int) -> list[Figure]:
-    """A round in which a window leaves all these users at once, after quiet ones; checks meanwhile."""
+    """A round in which a window leaves all these users at once, after quiet ones, a second each; checks
+    meanwhile.
+    """
     with _site() as site:
-        _import(site, "u", users, "buy", NOW - 30 * MICROS_PER_DAY + 60 * MICROS_PER_SECOND)
+        left = NOW + (QUIET_TICKS + 2) * MICROS_PER_SECOND
+        _import(site, "u", users, "buy", left - 30 * MICROS_PER_DAY)
         milestone = site.add("m", did("buy", days=30))
         site.connect(milestone)
         site.engine.live.refresh_all()
@@ -117,7 +121,7 @@ def tick(users: int) -> list[Figure]:
         site.engine.live.refresh_all()
         with _Checking(site, milestone.audience) as idle:
             quiet = _quiet_millis(site)
-        site.clock.now = NOW + 60 * MICROS_PER_SECOND
+        site.clock.now = left
         with _Checking(site, milestone.audience) as busy:
             began = time.perf_counter()
             site.engine.live.refresh_all()
@@ -134,7 +138,7 @@ def tick(users: int) -> list[Figure]:
 
 def _quiet_millis(site: Site) -> float:
     spent = []
-    for _ in range(20):
+    for _ in range(QUIET_TICKS):
         site.clock.now += MICROS_PER_SECOND
         began = time.thread_time()
         site.engine.live.refresh_all()

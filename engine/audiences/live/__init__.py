@@ -274,10 +274,12 @@ class Live:
             for state in states.values():
                 held.enter_context(state.lock)
             instant = self._instant = round_instant(self._instant, now)
-            due = []
+            due, closing, version = [], self._closer.closing(), self._definitions.version()
             for journey, state in states.items():
                 try:
-                    each = self._due(journey, state, instant)
+                    if journey in closing:
+                        self._closer.close_deleted(journey, state, instant)
+                    each = self._due(journey, state, instant, version)
                 except MilepostError as error:
                     failures[journey] = error
                     continue
@@ -296,10 +298,9 @@ class Live:
                     self._serving.serve(journey, state, state.definition)
         return failures, later
 
-    def _due(self, journey: str, state: JourneyState, instant: Micros) -> Due | None:
-        self._closer.close_deleted(journey, state, instant)
-        definition = self._definitions.current(journey, state)
-        self._closer.drop_unneeded(journey, state)
+    def _due(self, journey: str, state: JourneyState, instant: Micros, version: int) -> Due | None:
+        definition = self._definitions.current(journey, state, version)
+        self._closer.drop_unneeded(journey, state, version)
         return None if definition is None else self._refresher.due(journey, state, definition, instant)
 
 

@@ -69,15 +69,15 @@ class Closer:
                 # This membership may have been the last of its scope.
                 state.needed = None
 
-    def drop_unneeded(self, journey: str, state: JourneyState) -> None:
-        """Drops memberships that no connection needs.
+    def drop_unneeded(self, journey: str, state: JourneyState, version: int) -> None:
+        """Drops memberships that no connection needs at a version of the records or later.
 
         Runs inside a write of the records, so that no activation can rely on a membership that is being
         dropped.
         """
-        version = self._definitions.version()
         if state.needed is not None and version == state.needed_at:
             return
+        version = self._definitions.version()
         needed = frozenset(m.audience for m in self._definitions.needed(journey))
         if needed == state.needed:
             state.needed_at = version
@@ -92,6 +92,10 @@ class Closer:
             if not needed and not self._closings(journey):
                 self._backend.drop_scope(journey)
             state.needed = needed
+
+    def closing(self) -> set[str]:
+        """Journeys with deleted audiences that are to be closed."""
+        return {journey_of(each.milestone.name) for each in self._repository.scan(Closing, "")}
 
     def _closings(self, journey: str) -> tuple[Closing, ...]:
         closings = self._repository.scan(Closing, f"{account_of(journey)}/audiences/")

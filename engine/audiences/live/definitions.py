@@ -42,8 +42,10 @@ class Definitions:
         """A number that changes with any record that decides what is needed, or what it means."""
         return self._repository.generation(*DEFINING, Connection)
 
-    def current(self, journey: str, state: JourneyState) -> Definition | None:
-        """The calculated milestones as currently defined; None when there are none."""
+    def current(self, journey: str, state: JourneyState, version: int) -> Definition | None:
+        """The calculated milestones as defined at a version or later; None when there are none."""
+        if version == state.defined_at:
+            return state.definition
         with self._repository.reading():
             version = self.version()
             if version == state.defined_at:

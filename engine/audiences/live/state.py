@@ -76,6 +76,9 @@ class JourneyStates:
 
     def of(self, journey: str) -> JourneyState:
         """The state of a journey, a new one when there is none."""
+        known = self._states.get(journey)
+        if known is not None:
+            return known
         with self._lock:
             return self._states.setdefault(journey, JourneyState())
 

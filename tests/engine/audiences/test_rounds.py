@@ -235,7 +235,9 @@ def test_audiences_with_numbers_of_one_round_are_kept_apart(site: Site) -> None:
     for number, name in enumerate(names):
         milestone = add(site, number, did(name))
         live = site.engine.live
-        definition = live._definitions.current(journey(number), live._states.of(journey(number)))
+        definition = live._definitions.current(
+            journey(number), live._states.of(journey(number)), live._definitions.version()
+        )
         assert definition is not None
         due = live._refresher.due(journey(number), live._states.of(journey(number)), definition, NOW)
         assert due is not None

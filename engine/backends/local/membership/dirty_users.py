@@ -20,13 +20,15 @@ class DirtyScope:
     same and were refreshed together share one.
     """
 
-    __slots__ = ("account", "groups", "times")
+    __slots__ = ("account", "groups", "is_empty", "times")
 
     def __init__(self, account: str, groups: tuple[BitMap, ...] | None, times: DataTimes = NO_DATA) -> None:
         self.account = account
         self.groups = groups
         self.times = times
         """Of the data by which the users became dirty."""
+        self.is_empty = groups is not None and not any(groups)
+        """False when a user has become dirty."""
 
     def add(self, users: Mapping[int, BitMap], times: DataTimes) -> None:
         """Users, by group, have new data of these times."""
@@ -34,6 +36,7 @@ class DirtyScope:
             self.times = self.times.joined(times)
         if self.groups is not None:
             _add_to(self.groups, users)
+            self.is_empty = False
 
     def without(self, gone: Mapping[int, BitMap]) -> DirtyScope:
         """The scope without users, by group: itself when none of them is dirty."""
@@ -315,7 +318,7 @@ class DirtyUsers:
     def count(self, scope: str) -> int | None:
         """Number of dirty users. None: every user is dirty. 0: the scope is not tracked. Needs no lock."""
         found = self._scopes.get(scope)
-        if found is None:
+        if found is None or found.is_empty:
             return 0
         return None if found.groups is None else sum(map(len, found.groups))
 

@@ -22,6 +22,13 @@ class _Horizon:
     since: Micros
     until: Micros
     groups: list[BitMap]
+    count: int = 0
+    """Number of the users."""
+
+    def counted(self) -> _Horizon:
+        """Counts the users, which have changed."""
+        self.count = sum(map(len, self.groups))
+        return self
 
     def covers(self, first: Micros, last: Micros) -> bool:
         return self.since <= first and last <= self.until
@@ -36,7 +43,7 @@ class Expected:
     def put(self, scope: str, level: int, since: Micros, until: Micros, groups: Sequence[BitMap]) -> None:
         """The scope has this horizon as its number `level`, and none that is nearer."""
         horizons = self._scopes.setdefault(scope, [])
-        horizons[level:] = [_Horizon(since, until, list(groups))]
+        horizons[level:] = [_Horizon(since, until, list(groups)).counted()]
 
     def among(self, scope: str, first: Micros, last: Micros) -> list[BitMap] | None:
         """The users, by group, of the nearest horizon that has everyone whom time moves between the instants.
@@ -54,7 +61,7 @@ class Expected:
     def count(self, scope: str, level: int = -1) -> int | None:
         """Number of users within the nearest horizon, or that of a level; None without it. Needs no lock."""
         horizons = self._scopes.get(scope, ())
-        return sum(map(len, horizons[level].groups)) if level < len(horizons) and horizons else None
+        return horizons[level].count if horizons and level < len(horizons) else None
 
     def renew(self, scope: str, level: int, users: Mapping[int, tuple[BitMap, BitMap]]) -> None:
         """Users were looked at (by group), and these of them are expected to move."""
@@ -63,12 +70,14 @@ class Expected:
             groups = horizons[level].groups
             for group, (looked_at, found) in users.items():
                 groups[group] = (groups[group] - looked_at) | found
+            horizons[level].counted()
 
     def join(self, scope: str, users: Mapping[int, BitMap]) -> None:
         """Users, by group, may move at any time: what is expected of them is not known."""
         for horizon in self._scopes.get(scope, ()):
             for group, some in users.items():
                 horizon.groups[group] = horizon.groups[group] | some
+            horizon.counted()
 
     def drop(self, scope: str) -> None:
         """Forgets the horizons of a scope."""

@@ -81,7 +81,7 @@ class Begun(Generic[P]):
     def __init__(self, account: P, dirty: Sequence[BitMap] | None, changed: ChangedUsers) -> None:
         """`dirty` by group; they are copied, as others become dirty meanwhile."""
         self.account = account
-        self.dirty = None if dirty is None else _some([users.copy() for users in dirty])
+        self.dirty = None if dirty is None else {at: users.copy() for at, users in _some(dirty).items()}
         self.changed = changed
 
 
@@ -476,16 +476,21 @@ class StoredMemberships(OpenStore[P]):
 
     def _changes(self, states: Mapping[str, StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
         """Entries and exits of each membership by group, among the users evaluated (None = all)."""
-        changes: list[list[GroupChanges]] = [[] for _ in states]
-        members = [self._state.memberships.members_of(*each) for each in states.items()]
-        for group, base, sets in evaluation.groups():
-            for at, (before_in, after) in enumerate(zip(members, sets, strict=True)):
-                before = before_in(group) if base is None else before_in(group) & base
+        groups = evaluation.groups()
+        changes: list[list[GroupChanges]] = []
+        for at, each in enumerate(states.items()):
+            members_in = self._state.memberships.members_of(*each)
+            found: list[GroupChanges] = []
+            for group, base, sets in groups:
+                before, after = members_in(group), sets[at]
+                if base is not None:
+                    before = before & base if before.intersect(base) else _NOBODY
                 if not before:
                     if after:
-                        changes[at].append(GroupChanges(group, after, _NOBODY))
+                        found.append(GroupChanges(group, after, _NOBODY))
                 elif before != after:
-                    changes[at].append(GroupChanges(group, after - before, before - after))
+                    found.append(GroupChanges(group, after - before, before - after))
+            changes.append(found)
         return changes
 
     def pending(self, scope: str) -> int:
