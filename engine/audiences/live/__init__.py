@@ -294,8 +294,7 @@ class Live:
                 if journey not in later:
                     state.failure = failures[journey].message if journey in failures else ""
             if self._serving is not None:
-                for journey, state in succeeded.items():
-                    self._serving.serve(journey, state, state.definition)
+                self._serving.serve_all(succeeded)
         return failures, later
 
     def _due(self, journey: str, state: JourneyState, instant: Micros, version: int) -> Due | None:

@@ -1,13 +1,25 @@
-"""Hands the memberships of a journey to readers in other processes after each of its rounds."""
+"""Hands the memberships of journeys to readers in other processes after their rounds.
+
+To serve many journeys takes long beside a round. So after it took long, a few rounds go by: readers hand on
+what concerns users with newer data, and answer the rest as of the last instant that they know.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.outlooks import Outlooks
 from engine.backends.base import EstimateOutlook, ServedScope, ServingWriter
 from engine.resources.records import account_of
+
+BRIEF_S = 0.005
+"""Processor time that is spent after any round."""
+SERVING_SHARE = 0.1
+"""Of the time, that is spent when it is more."""
+REST_S_MAX = 1.0
+"""Well below the age of memberships that readers still answer from."""
 
 
 class JourneyServing:
@@ -16,6 +28,22 @@ class JourneyServing:
     def __init__(self, writer: ServingWriter, outlooks: Outlooks) -> None:
         self._writer = writer
         self._outlooks = outlooks
+        self._rests_until = 0.0
+        """An instant of `time.monotonic()`."""
+
+    def serve_all(self, journeys: Mapping[str, JourneyState]) -> None:
+        """Serves what a round has brought in step, all of it at one instant, unless the last time took long
+        and was not long ago. Call within the round.
+        """
+        now = time.monotonic()
+        if now < self._rests_until:
+            return
+        began = time.thread_time()
+        for journey, state in journeys.items():
+            self.serve(journey, state, state.definition)
+        spent = time.thread_time() - began
+        if spent > BRIEF_S:
+            self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
 
     def serve(self, journey: str, state: JourneyState, definition: Definition | None) -> None:
         """Serves what the round has brought in step. Call within the round."""

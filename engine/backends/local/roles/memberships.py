@@ -342,9 +342,13 @@ class StoredMemberships(OpenStore[P]):
     ) -> None:
         """Remembers whom time may move after `since` and up to `until`: the first root of the plan."""
         expected = self._state.memberships.expected
+        groups = [_NOBODY] * self._store.groups
+        if plan is None:
+            with self._locked():
+                expected.put(scope, level, since, until, groups)
+            return
         with suppress(AccountForgotten), self._read(None, account) as (found, read):
-            groups = [BitMap() for _ in range(self._store.groups)]
-            if found is not None and plan is not None:
+            if found is not None:
                 wider = expected.among(scope, since, until) if level else None
                 some = None if wider is None else _some(wider)
                 for group, users in self._first_root(plan, found, some, read).items():

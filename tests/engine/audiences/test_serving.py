@@ -1,0 +1,73 @@
+"""What a round hands to readers takes a share of the time at most, and is of all journeys at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.audiences.live import serving
+from engine.audiences.live.serving import BRIEF_S, REST_S_MAX, SERVING_SHARE, JourneyServing
+from engine.audiences.live.state import JourneyState
+
+JOURNEYS = {f"accounts/a/journeys/j{number}": JourneyState() for number in range(3)}
+
+
+class Writer:
+    """Takes some processor time for each journey. It is the module `time` as well."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+        self.now = self.spent = 0.0
+        self.cost = 0.0
+
+    def serve(self, account: str, scope: str, served: object) -> None:
+        assert account == "accounts/a"
+        self.served.append(scope)
+        self.spent += self.cost
+        self.now += self.cost
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.spent
+
+    def rounds(self, service: JourneyServing, count: int, every: float) -> int:
+        """Runs rounds and returns how many of them served. None serves a part of the journeys."""
+        found = 0
+        for _ in range(count):
+            self.served.clear()
+            service.serve_all(JOURNEYS)
+            assert self.served in ([], [*JOURNEYS])
+            found += bool(self.served)
+            self.now += every
+        return found
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    found = Writer()
+    monkeypatch.setattr(serving, "time", found)
+    return found
+
+
+def test_what_is_brief_is_served_after_each_round(writer: Any) -> None:
+    writer.cost = BRIEF_S / len(JOURNEYS) / 2
+    assert writer.rounds(JourneyServing(writer), 20, every=0.001) == 20
+
+
+def test_what_takes_long_is_served_for_a_share_of_the_time(writer: Any) -> None:
+    writer.cost = 0.01
+    service = JourneyServing(writer)
+    began = writer.now
+    served = writer.rounds(service, 300, every=0.01)
+    share = writer.spent / (writer.now - began)
+    assert 2 <= served < 100
+    assert SERVING_SHARE / 2 < share <= SERVING_SHARE * 1.1
+
+
+def test_it_is_served_once_a_second_however_long_it_takes(writer: Any) -> None:
+    writer.cost = 1.0
+    service = JourneyServing(writer)
+    assert writer.rounds(service, 2, every=REST_S_MAX) == 2
