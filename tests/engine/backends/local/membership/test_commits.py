@@ -15,6 +15,7 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.environment import Environment
 from engine.criteria.model import Equals
+from engine.errors import CursorExpired
 from engine.plan.model import AttributeMatch, Plan
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB
 from tests.harness import eventually
@@ -198,3 +199,37 @@ def test_others_write_while_it_is_committed(
         else:
             folded.discard(change.user_id)
     assert folded == members
+
+
+def test_readers_know_of_deleted_changes_before_they_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that comes between a commit and what it publishes reads all changes, or hears CursorExpired."""
+    kept = 5
+    settings = LocalSettings(groups=2, checkpoint_s=3_600.0, changes_retained_max=kept)
+    backend = LocalBackend.open(tmp_path, settings=settings)
+    inner: Any = backend
+    index, real = inner._store.index, Environment._writing
+    expired, read = [], []
+
+    @contextmanager
+    def writing(self: Environment) -> Iterator[Any]:
+        with real(self) as txn:
+            yield txn
+        if self is index and backend.membership(AUDIENCE) is not None:
+            try:
+                read.append(len(backend.changes(AUDIENCE, 0, 99).changes))
+            except CursorExpired as error:
+                expired.append(int(error.metadata["oldest_cursor"]))
+
+    monkeypatch.setattr(Environment, "_writing", writing)
+    for number in range(3 * kept):
+        backend.append(ACCOUNT, [update(f"user-{number}", "gold")])
+        backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], GOLD)
+        membership = backend.membership(AUDIENCE)
+        assert membership is not None
+        assert membership.last_sequence - membership.first_sequence + 1 == min(number + 1, kept)
+    assert read
+    assert expired == sorted(expired)
+    assert len(set(expired)) > kept
+    backend.close()
