@@ -14,10 +14,10 @@ from engine.audiences.outlooks import Outlooks
 from engine.backends.base import EstimateOutlook, ServedScope, ServingWriter
 from engine.resources.records import account_of
 
-BRIEF_S = 0.005
-"""Processor time that is spent after any round."""
+JOURNEYS_ALWAYS_SERVED = 16
+"""So many are served after each round."""
 SERVING_SHARE = 0.1
-"""Of the time, that is spent when it is more."""
+"""Processor time that is spent on more of them, of all time."""
 REST_S_MAX = 1.0
 """Well below the age of memberships that readers still answer from."""
 
@@ -32,18 +32,17 @@ class JourneyServing:
         """An instant of `time.monotonic()`."""
 
     def serve_all(self, journeys: Mapping[str, JourneyState]) -> None:
-        """Serves what a round has brought in step, all of it at one instant, unless the last time took long
-        and was not long ago. Call within the round.
+        """Serves what a round has brought in step, all of it at one instant; of many journeys, not while the
+        last time took more than a share of the time since. Call within the round.
         """
         now = time.monotonic()
-        if now < self._rests_until:
+        if now < self._rests_until and len(journeys) > JOURNEYS_ALWAYS_SERVED:
             return
         began = time.thread_time()
         for journey, state in journeys.items():
             self.serve(journey, state, state.definition)
         spent = time.thread_time() - began
-        if spent > BRIEF_S:
-            self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
+        self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
 
     def serve(self, journey: str, state: JourneyState, definition: Definition | None) -> None:
         """Serves what the round has brought in step. Call within the round."""

@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 
 from engine.audiences.live import serving
-from engine.audiences.live.serving import BRIEF_S, REST_S_MAX, SERVING_SHARE, JourneyServing
+from engine.audiences.live.serving import (
+    JOURNEYS_ALWAYS_SERVED,
+    REST_S_MAX,
+    SERVING_SHARE,
+    JourneyServing,
+)
 from engine.audiences.live.state import JourneyState
 
-JOURNEYS = {f"accounts/a/journeys/j{number}": JourneyState() for number in range(3)}
+MANY = {f"accounts/a/journeys/j{number}": JourneyState() for number in range(JOURNEYS_ALWAYS_SERVED + 1)}
+FEW = dict([*MANY.items()][:-1])
+NO_OUTLOOKS: Any = None
+"""No journey here has a definition, so no audience is looked at."""
 
 
 class Writer:
@@ -33,13 +41,15 @@ class Writer:
     def thread_time(self) -> float:
         return self.spent
 
-    def rounds(self, service: JourneyServing, count: int, every: float) -> int:
+    def rounds(
+        self, service: JourneyServing, count: int, every: float, journeys: dict[str, JourneyState] = MANY
+    ) -> int:
         """Runs rounds and returns how many of them served. None serves a part of the journeys."""
         found = 0
         for _ in range(count):
             self.served.clear()
-            service.serve_all(JOURNEYS)
-            assert self.served in ([], [*JOURNEYS])
+            service.serve_all(journeys)
+            assert self.served in ([], [*journeys])
             found += bool(self.served)
             self.now += every
         return found
@@ -52,14 +62,14 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
-def test_what_is_brief_is_served_after_each_round(writer: Any) -> None:
-    writer.cost = BRIEF_S / len(JOURNEYS) / 2
-    assert writer.rounds(JourneyServing(writer), 20, every=0.001) == 20
-
-
-def test_what_takes_long_is_served_for_a_share_of_the_time(writer: Any) -> None:
+def test_few_journeys_are_served_after_each_round(writer: Any) -> None:
     writer.cost = 0.01
-    service = JourneyServing(writer)
+    assert writer.rounds(JourneyServing(writer, NO_OUTLOOKS), 20, every=0.001, journeys=FEW) == 20
+
+
+def test_many_are_served_for_a_share_of_the_time(writer: Any) -> None:
+    writer.cost = 0.002
+    service = JourneyServing(writer, NO_OUTLOOKS)
     began = writer.now
     served = writer.rounds(service, 300, every=0.01)
     share = writer.spent / (writer.now - began)
@@ -67,7 +77,7 @@ def test_what_takes_long_is_served_for_a_share_of_the_time(writer: Any) -> None:
     assert SERVING_SHARE / 2 < share <= SERVING_SHARE * 1.1
 
 
-def test_it_is_served_once_a_second_however_long_it_takes(writer: Any) -> None:
+def test_they_are_served_once_a_second_however_long_it_takes(writer: Any) -> None:
     writer.cost = 1.0
-    service = JourneyServing(writer)
+    service = JourneyServing(writer, NO_OUTLOOKS)
     assert writer.rounds(service, 2, every=REST_S_MAX) == 2

@@ -204,7 +204,7 @@ def test_others_write_while_it_is_committed(
 def test_readers_know_of_deleted_changes_before_they_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that comes between a commit and what it publishes reads all changes, or hears CursorExpired."""
+    """Who reads between a commit and what it publishes reads all changes, or hears CursorExpired."""
     kept = 5
     settings = LocalSettings(groups=2, checkpoint_s=3_600.0, changes_retained_max=kept)
     backend = LocalBackend.open(tmp_path, settings=settings)
