@@ -4,7 +4,10 @@ time until an answer is right again after a server was killed.
 
 from __future__ import annotations
 
+import itertools
 import statistics
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.backends.base import Contains, Count, EventRecord, Members, UserRecord
+from engine.backends.base import Backend, Contains, Count, EventRecord, Members, UserRecord
 from engine.backends.clickhouse import bases
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.plans import Plans
@@ -31,11 +34,16 @@ from engine.plan.model import Plan, Universe
 from engine.values import MICROS_PER_DAY, partition_of
 from tests.bench import synthetic
 from tests.bench.cluster import HOT, processor_ms, run_long
+from tests.engine.backends.clickhouse.databases import databases_on
 from tests.engine.backends.clickhouse.servers import ClickHouseServer, fresh_cluster, started
 
 BATCH_EVENTS = (1_000, 10_000, 100_000)
 EVENTS_A_SIZE = 200_000
 """Events that come in by batches of each size."""
+CALLERS = (1, 16)
+CALLER_BATCH_EVENTS = (1, 100, 1_000)
+BATCHES_A_SIZE = 64
+"""Batches through a gateway, of all callers together."""
 DIRTY_USERS = (1, 100, 10_000)
 TIMES = 5
 FAILOVER_USERS = 2_000
@@ -59,6 +67,7 @@ def run(
     """Measures over one server with the world of the table, and prints. The plan is asked of some users."""
     costs = [
         *_ingest(servers),
+        *_callers(servers),
         *_asked_users(view, headline, servers, cluster),
         _members(view, servers, cluster),
         _base(view, servers, cluster),
@@ -69,7 +78,7 @@ def run(
     return costs
 
 
-def _measured(what: str, servers: Sequence[ClickHouseServer], work: Iterator[None], times: int = 1) -> Cost:
+def _measured(what: str, servers: Sequence[ClickHouseServer], work: Iterator[None], times: float = 1) -> Cost:
     """The cost of work, divided by a number."""
     own, clock = time.process_time(), time.perf_counter()
     server_ms, _ = processor_ms(servers, lambda: [None for _ in work])
@@ -92,8 +101,45 @@ def _ingest(servers: Sequence[ClickHouseServer]) -> Iterator[Cost]:
             writer.close()
 
 
+def _callers(servers: Sequence[ClickHouseServer]) -> Iterator[Cost]:
+    """Events through a gateway, per thousand, by callers that send a batch each and wait."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        databases_on([[server.address] for server in servers]) as databases,
+    ):
+        backend = databases.open(Path(directory) / "gateway")
+        numbers = itertools.count(1)
+        for size, callers in itertools.product(CALLER_BATCH_EVENTS, CALLERS):
+            batches = max(callers, min(BATCHES_A_SIZE, EVENTS_A_SIZE // size))
+            sent = [
+                [_records(next(numbers), size) for _ in range(batches // callers)] for _ in range(callers)
+            ]
+            events = size * sum(map(len, sent))
+            what = f"1,000 events, {size:,} a batch, {callers} callers"
+            yield _measured(what, servers, _sending(backend, sent), events / 1_000)
+        backend.close()
+
+
+def _sending(backend: Backend, sent: Sequence[Sequence[Sequence[EventRecord]]]) -> Iterator[None]:
+    def call(batches: Sequence[Sequence[EventRecord]]) -> None:
+        for batch in batches:
+            backend.append(synthetic.ACCOUNT, batch)
+
+    threads = [threading.Thread(target=call, args=(batches,)) for batches in sent]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    yield
+
+
 def _batch(number: int, size: int) -> Batch:
-    records = [
+    records = _records(number, size)
+    return batch_of(synthetic.ACCOUNT, records, revision=number, first_seq=number * size)
+
+
+def _records(number: int, size: int) -> list[EventRecord]:
+    return [
         EventRecord(
             f"u{(number * 7_919 + event * 104_729) % 1_000_003}",
             synthetic.INPUT,
@@ -104,7 +150,6 @@ def _batch(number: int, size: int) -> Batch:
         )
         for event in range(size)
     ]
-    return batch_of(synthetic.ACCOUNT, records, revision=number, first_seq=number * size)
 
 
 def _asked_users(

@@ -24,8 +24,9 @@ from tests.harness import eventually
 from tests.service.test_command import command, ready_address, run
 
 BATCH_USERS = 20
-BATCHES = 40
-KILLED_AFTER = 8
+BATCHES = 80
+CALLERS = 6
+KILLED_AFTER = 16
 
 
 @pytest.fixture(scope="module")
@@ -91,27 +92,30 @@ def test_a_service_over_a_cluster_survives_a_kill_amid_writes(tmp_path: Path, st
         client.ensure_connection("keen-buyers", target="buyers/keen", output=files.name)
         client.activate_connection("keen-buyers")
         assert eventually(lambda: watched(client)) == {f"user-0-{n}" for n in range(0, BATCH_USERS, 5)}
-        # 3. The process is killed while batches come in.
+        # 3. The process is killed while batches of several callers come in, which share inserts.
         acknowledged: list[int] = []
 
-        def write() -> None:
+        def write(caller: int) -> None:
             with suppress(MilepostError), Client(address, account="acme") as writer:
-                for batch in range(1, BATCHES):
+                for batch in range(1 + caller, BATCHES, CALLERS):
                     send(writer, batch)
                     acknowledged.append(batch)
 
-        writing = threading.Thread(target=write)
-        writing.start()
+        writing = [threading.Thread(target=write, args=(caller,)) for caller in range(CALLERS)]
+        for each in writing:
+            each.start()
         eventually(lambda: len(acknowledged) >= KILLED_AFTER)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        writing.join()
+        for each in writing:
+            each.join()
     assert KILLED_AFTER <= len(acknowledged) < BATCHES - 1
     # 4. Every acknowledged batch is there, whole and once. Those in flight may be; sent again they are.
     with serving(tmp_path, store) as (_, address), Client(address, account="acme") as client:
-        keen = client.estimate("buyers/keen", exact=True).size.users
-        whole = (BATCH_USERS // 5) * (1 + len(acknowledged))
-        assert keen in (whole, whole + BATCH_USERS // 5)
+        keen, of_batch = client.estimate("buyers/keen", exact=True).size.users, BATCH_USERS // 5
+        assert keen % of_batch == 0
+        assert 1 + len(acknowledged) <= keen // of_batch <= 1 + len(acknowledged) + CALLERS
+        assert all(client.check(f"user-{batch}-0", "buyers/keen") for batch in acknowledged)
         for batch in range(BATCHES):
             send(client, batch)
         assert client.estimate("buyers/keen", exact=True).size.users == BATCHES * BATCH_USERS // 5

@@ -7,6 +7,7 @@ their tokens. An entry becomes visible in one step: its revision, its users, and
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from engine.backends.clickhouse.gateway.account_rows import AccountRows, AllRows
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.columns import events_of, updates_of
 from engine.backends.clickhouse.gateway.profiles import Profiles
-from engine.backends.clickhouse.rows import batch_of
+from engine.backends.clickhouse.rows import Batch, batch_of, joined
 from engine.backends.clickhouse.view import View
 from engine.backends.clickhouse.writer import Entry, Move, Writer
 from engine.backends.local.account.updates import Item, Shown
@@ -31,7 +32,9 @@ from engine.backends.local.storage.write_ahead_log import (
     AppendEntry,
     BatchEntry,
     ImportEntry,
+    SharedEntry,
     UserImportEntry,
+    rows_of,
 )
 from engine.backends.local.write.state import NotApplied, State, stamp_of
 from engine.errors import MilepostError
@@ -43,6 +46,46 @@ class _Watched(NamedTuple):
 
     items: frozenset[Item]
     users: Mapping[UserRef, str]
+
+
+class _Share:
+    """What one account takes of an entry. Call with the state lock held, except `rows`."""
+
+    def __init__(self, account: ClusterPeople) -> None:
+        self.account = account
+        self.batches: dict[int, BatchEntry] = {}
+        """By place in the entry."""
+        self.records: list[Record] = []
+        """Those of all its batches, in order."""
+        self.taken: list[Record] = []
+        """Those that are no duplicates."""
+        self._owners: dict[str, str] = {}
+
+    def add(self, place: int, batch: BatchEntry) -> None:
+        """One more batch."""
+        self.batches[place] = batch
+        self.records += _records_of(batch)
+
+    def take(self, repeated: Sequence[bool]) -> None:
+        """Says which records are duplicates."""
+        records = zip(self.records, repeated, strict=True)
+        self.taken = [record for record, is_repeated in records if not is_repeated]
+        canonical = self.account.directory.canonical
+        self._owners = {user: canonical(user) for user in {each.user_id for each in self.taken}}
+
+    def rows(self, revision: int, first_seq: int) -> Batch:
+        """The rows of what it takes."""
+        return batch_of(
+            self.account.name,
+            self.taken,
+            revision=revision,
+            first_seq=first_seq,
+            owner=self._owners.__getitem__,
+        )
+
+    def watched(self) -> _Watched:
+        """The members whose watched values it concerns."""
+        return _watched(self.account, self.account.watched_members(self.taken))
 
 
 class ClusterState(State[ClusterPeople]):
@@ -112,38 +155,87 @@ class ClusterState(State[ClusterPeople]):
         with self._views_lock:
             return all(number > begun for number in self._views)
 
-    # --- batches --------------------------------------------------------------------------------------------
+    # --- batches -------------------------------------------------------------------------------------------
 
     def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
-        records = _records_of(entry)
+        (answer,) = self._take(position, entry, [entry])
+        return answer
+
+    def _take_shared(self, position: int, entry: SharedEntry) -> tuple[Appended, ...]:
+        return self._take(position, entry, entry.batches)
+
+    def _take(
+        self, position: int, entry: BatchEntry | SharedEntry, batches: Sequence[BatchEntry]
+    ) -> tuple[Appended, ...]:
+        """Adds what is new of batches by one insert into each table and shard, and makes it visible."""
+        answers: dict[int, Appended] = {}
         with self.locked():
-            first = self._first_answer(position, entry)
-            if first is not None:
-                return first
-            account = self._account(entry.account)
-            repeated = self._repeated(account, entry, records, take=False)
-            taken = [record for record, is_repeated in zip(records, repeated, strict=True) if not is_repeated]
-            owners = {user: account.directory.canonical(user) for user in {each.user_id for each in taken}}
+            shares = self._shares(entry, batches, answers)
             first_seq = self._sequence + 1
-        rows = batch_of(
-            entry.account, taken, revision=position, first_seq=first_seq, owner=owners.__getitem__
-        )
-        self._add(rows)
-        for watched in self._until_unchanged(lambda: _watched(account, account.watched_members(taken))):
-            shown = self._shown(position, account, watched)
+            if not shares:
+                self._reach(position, entry)
+                return tuple(answers.values())
+        rows = []
+        for share in shares:
+            rows.append(share.rows(position, first_seq))
+            first_seq += len(share.taken)
+        self._add(joined(rows))
+        for watched in self._until_unchanged(lambda: [share.watched() for share in shares]):
+            shown = [
+                self._shown(position, share.account, each)
+                for share, each in zip(shares, watched, strict=True)
+            ]
             with self.locked():
-                if _watched(account, account.watched_members(taken)) != watched:
+                if [share.watched() for share in shares] != watched:
                     continue
-                self._repeated(account, entry, records, take=True)
-                touched = account.apply(taken, (False,) * len(taken), self._sequence)
-                self._sequence += len(taken)
-                self.rows.put(account.name, self.rows.of(account.name).added(taken))
-                _notice(account, shown)
-                self.memberships.mark_dirty(account.name, touched)
-                return self._answered(position, entry, account, len(records), sum(repeated))
+                for share, each in zip(shares, shown, strict=True):
+                    answers |= self._take_share(position, entry, share, each)
+                self._reach(position, entry)
+                return tuple(answers[place] for place in range(len(batches)))
         raise AssertionError("the last turn has answered")
 
-    def _until_unchanged(self, watched: Callable[[], _Watched]) -> Iterator[_Watched]:
+    def _shares(
+        self, entry: BatchEntry | SharedEntry, batches: Sequence[BatchEntry], answers: dict[int, Appended]
+    ) -> list[_Share]:
+        """What each account takes of the batches, without requests that have an answer: that is added to
+        `answers`.
+        """
+        shares: dict[str, _Share] = {}
+        for place, batch in enumerate(batches):
+            first = self._first_answer(batch)
+            if first is not None:
+                answers[place] = first
+                continue
+            if batch.account not in shares:
+                shares[batch.account] = _Share(self._account(batch.account))
+            shares[batch.account].add(place, batch)
+        for share in shares.values():
+            share.take(self._repeated(share.account, entry, share.records, take=False))
+        return list(shares.values())
+
+    def _take_share(
+        self,
+        position: int,
+        entry: BatchEntry | SharedEntry,
+        share: _Share,
+        shown: Mapping[UserRef, tuple[Shown, Shown]],
+    ) -> dict[int, Appended]:
+        """Applies what an account takes, and returns the answer to each of its batches."""
+        account, taken = share.account, share.taken
+        repeated = self._repeated(account, entry, share.records, take=True)
+        touched = account.apply(taken, (False,) * len(taken), self._sequence)
+        self._sequence += len(taken)
+        self.rows.put(account.name, self.rows.of(account.name).added(taken))
+        _notice(account, shown)
+        self.memberships.mark_dirty(account.name, touched)
+        answers, flags = {}, iter(repeated)
+        for place, batch in share.batches.items():
+            count = rows_of(batch)
+            duplicates = sum(itertools.islice(flags, count))
+            answers[place] = self._answered(position, batch, account, count, duplicates)
+        return answers
+
+    def _until_unchanged(self, watched: Callable[[], list[_Watched]]) -> Iterator[list[_Watched]]:
         """What is watched, again and again."""
         while True:
             with self.locked():
@@ -151,7 +243,12 @@ class ClusterState(State[ClusterPeople]):
             yield found
 
     def _repeated(
-        self, account: ClusterPeople, entry: BatchEntry, records: Sequence[Record], *, take: bool
+        self,
+        account: ClusterPeople,
+        entry: BatchEntry | SharedEntry,
+        records: Sequence[Record],
+        *,
+        take: bool,
     ) -> list[bool]:
         """For each record whether it is a duplicate event; with `take` its id is known from now on."""
         at = [n for n, record in enumerate(records) if type(record) is EventRecord and record.event_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from engine.backends.clickhouse.cluster import Cluster
@@ -12,6 +12,7 @@ from engine.backends.clickhouse.gateway.cluster_state import ClusterState
 from engine.backends.clickhouse.gateway.kept_entries import KeptEntries
 from engine.backends.clickhouse.gateway.owner import Owner, check_rows, claim, own
 from engine.backends.clickhouse.gateway.profiles import Profiles
+from engine.backends.clickhouse.gateway.sharing_writer import SharingWriter
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.view import View
 from engine.backends.clickhouse.writer import Writer
@@ -19,6 +20,7 @@ from engine.backends.local.roles.open_store import OpenStore
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.positions import read_reach
 from engine.backends.local.storage.store import Store
+from engine.clock import Stamp
 from engine.errors import FailedPrecondition, StoreUnavailable
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ class OpenCluster(OpenStore[ClusterPeople]):
         )
         self._cluster_state = state
         return state
+
+    def _open_writer(self, clock: Callable[[], Stamp]) -> SharingWriter:
+        return SharingWriter(self._log, self._state, clock)
 
     def _claim(self, position: int) -> None:
         """Checks the servers. Those that do not answer are behind from now on, so that they are checked

@@ -41,7 +41,7 @@ class OpenStore(Generic[P]):
         self._settings = settings
         self._state = self._open_state()
         self._log = WriteAheadLog(store.log, self._state.position)
-        self._writer = Writer(self._log, self._state, clock)
+        self._writer = self._open_writer(clock)
         self._writer.replay()
         self._state.load_users()
         self._index_lock = threading.RLock()
@@ -51,6 +51,10 @@ class OpenStore(Generic[P]):
     def _open_state(self) -> State[P]:
         """The state that the log is applied to. `_store` and `_settings` are set."""
         raise NotImplementedError
+
+    def _open_writer(self, clock: Callable[[], Stamp]) -> Writer:
+        """The writer of the log. `_log` and `_state` are set."""
+        return Writer(self._log, self._state, clock)
 
     @property
     def store_id(self) -> str:

@@ -106,7 +106,26 @@ class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 
 BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
 """A logged write. A batch may carry a request id."""
-LogEntry: TypeAlias = BatchEntry | EraseEntry | AliasEntry | ExpireEntry | ForgetEntry | RefusedEntry
+
+
+class SharedEntry(msgspec.Struct, frozen=True, array_like=True, tag="shared"):
+    """Batches of several callers that become visible together, in order. `arrival` and `settled` are those of
+    the last.
+    """
+
+    arrival: Micros
+    batches: tuple[BatchEntry, ...]
+    settled: Micros | None = None
+
+    @property
+    def account(self) -> str:
+        """The account of the first batch. Others may be of other accounts."""
+        return self.batches[0].account
+
+
+LogEntry: TypeAlias = (
+    BatchEntry | SharedEntry | EraseEntry | AliasEntry | ExpireEntry | ForgetEntry | RefusedEntry
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[LogEntry] = msgspec.msgpack.Decoder(LogEntry)
@@ -222,6 +241,16 @@ class WriteAheadLog:
             txn.delete_prefix(key(Family.LOG), key(Family.LOG, through + 1))
             write_trimmed(txn, through)
         self._trimmed = through
+
+
+def rows_of(batch: BatchEntry) -> int:
+    """The number of records of a batch."""
+    return len(batch.records) if isinstance(batch, AppendEntry) else len(batch.columns)
+
+
+def accounts_of(entry: LogEntry) -> set[str]:
+    """The accounts that an entry changes."""
+    return {batch.account for batch in entry.batches} if isinstance(entry, SharedEntry) else {entry.account}
 
 
 def encode_entry(entry: LogEntry) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
@@ -20,8 +20,10 @@ from engine.backends.local.storage.write_ahead_log import (
     ImportEntry,
     LogEntry,
     RefusedEntry,
+    SharedEntry,
     UserImportEntry,
     WriteAheadLog,
+    accounts_of,
     encode_entry,
 )
 from engine.backends.local.write.state import NotApplied, State
@@ -36,8 +38,8 @@ IMPORTED_USERS_PER_RECORD = 2
 """The same for user updates, which take more memory until the next checkpoint."""
 
 
-class _Ticket:
-    """One entry to be logged and applied."""
+class Ticket:
+    """One entry to be logged and applied, and what became of it."""
 
     def __init__(self, entry: LogEntry) -> None:
         self.entry = entry
@@ -48,7 +50,33 @@ class _Ticket:
 
     @property
     def is_decided(self) -> bool:
+        """Whether the caller can be answered."""
         return self.answer is not None or self.error is not None
+
+    def logged(self, position: int) -> None:
+        """The entry is in the log."""
+        self.position = position
+        self.encoded = b""
+
+    def waits_again(self) -> None:
+        """The entry is to be logged once more."""
+        self.position = 0
+        self.encoded = encode_entry(self.entry)
+
+    def answered(self, answers: Sequence[Appended]) -> None:
+        """The entry is applied; it has one answer for each of its batches."""
+        (self.answer,) = answers
+
+    def failed(self, error: BaseException) -> None:
+        """The caller gets an error."""
+        self.error = error
+
+    def result(self) -> Appended:
+        """The answer of a decided ticket. Raises its error."""
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
 
 
 class Writer:
@@ -61,8 +89,8 @@ class Writer:
         self._enqueue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._apply_lock = threading.Lock()
-        self._waiting: deque[_Ticket] = deque()
-        self._logged: deque[_Ticket] = deque()
+        self._waiting: deque[Ticket] = deque()
+        self._logged: deque[Ticket] = deque()
         self._failure: BaseException | None = None
         self._unreplayed: DataLoss | None = None
         """Why the replay stopped before the end of the log, or None."""
@@ -90,7 +118,7 @@ class Writer:
                     self._state.skip(position, entry)
 
     def _stop_replay(self, position: int, damage: DuplicatesUnknown) -> None:
-        accounts = {entry.account for _, entry in self._log.replay(position - 1)}
+        accounts = {name for _, entry in self._log.replay(position - 1) for name in accounts_of(entry)}
         self._unreplayed = DataLoss(
             f"entries {position} to {self._log.position} of the log are not applied: {damage.message}",
             metadata={**damage.metadata, "applied_revision": str(position - 1)},
@@ -109,20 +137,22 @@ class Writer:
         alias; StoreUnavailable after a failure that left the state unknown; DataLoss when the log could not
         be replayed to its end.
         """
-        self.check_writable()
-        with self._enqueue_lock:
-            # Under the lock, so that arrival times follow log order.
-            ticket = _Ticket(entry_at(self._clock()))
-            self._waiting.append(ticket)
+        ticket = self._enqueued(entry_at)
         with self._commit_lock:
             if not ticket.position and not ticket.is_decided:
                 self._commit()
         if not ticket.is_decided:
-            self._apply_through(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.answer is not None
-        return ticket.answer
+            with self._apply_lock:
+                self._decide_through(ticket)
+        return ticket.result()
+
+    def _enqueued(self, entry_at: Callable[[Stamp], LogEntry]) -> Ticket:
+        self.check_writable()
+        with self._enqueue_lock:
+            # Under the lock, so that arrival times follow log order.
+            ticket = Ticket(entry_at(self._clock()))
+            self._waiting.append(ticket)
+        return ticket
 
     def check(self) -> None:
         """Raises StoreUnavailable when closed, or after a failure that left the state unknown."""
@@ -146,27 +176,30 @@ class Writer:
             ) from self._failure
 
     def _commit(self) -> None:
-        with self._enqueue_lock:
-            group = list(self._waiting)
-            self._waiting.clear()
+        group = self._gathered()
         try:
-            self.check()
+            self.check_writable()
             first = self._log.append([ticket.encoded for ticket in group])
         except BaseException as error:
             for ticket in group:
-                ticket.error = error
+                ticket.failed(error)
             return
         for position, ticket in enumerate(group, first):
-            ticket.position = position
-            ticket.encoded = b""
+            ticket.logged(position)
             self._logged.append(ticket)
 
-    def _apply_through(self, ticket: _Ticket) -> None:
-        with self._apply_lock:
-            while not ticket.is_decided or self._has_note:
-                if not self._decide_next():
-                    ticket.error = ticket.error or self._delay
-                    return
+    def _gathered(self) -> list[Ticket]:
+        """The entries that wait to be logged. They wait no more."""
+        with self._enqueue_lock:
+            group = list(self._waiting)
+            self._waiting.clear()
+        return group
+
+    def _decide_through(self, ticket: Ticket) -> None:
+        while not ticket.is_decided or self._has_note:
+            if not self._decide_next():
+                ticket.error = ticket.error or self._delay
+                return
 
     @property
     def delay(self) -> NotApplied | None:
@@ -195,40 +228,43 @@ class Writer:
         """Whether the next entry is a note without a waiting caller."""
         return bool(self._logged) and isinstance(self._logged[0].entry, RefusedEntry)
 
-    def _decide(self, ticket: _Ticket) -> None:
+    def _decide(self, ticket: Ticket) -> None:
         try:
             self._check_failure()
-            ticket.answer = self._apply(ticket.position, ticket.entry)
+            ticket.answered(self._apply(ticket.position, ticket.entry))
         except NotApplied:
             raise
         except FailedPrecondition as refusal:
-            ticket.error = refusal
+            ticket.failed(refusal)
         except DuplicatesUnknown as refusal:
             self._refuse(ticket, refusal)
         except BaseException as failure:
             # Logged, but applied partly or not at all: only a replay restores a known state.
             self._failure = self._failure or failure
-            ticket.error = failure if isinstance(failure, MilepostError) else self._unavailable(failure)
+            ticket.failed(failure if isinstance(failure, MilepostError) else self._unavailable(failure))
 
-    def _refuse(self, ticket: _Ticket, refusal: MilepostError) -> None:
+    def _refuse(self, ticket: Ticket, refusal: MilepostError) -> None:
+        self._note_refused(ticket)
+        ticket.failed(refusal)
+
+    def _note_refused(self, ticket: Ticket) -> None:
         """Logs that an entry was refused, so that a replay refuses it too."""
         entry = ticket.entry
         self._state.skip(ticket.position, entry)
         try:
             with self._commit_lock:
-                note = _Ticket(RefusedEntry(entry.account, entry.arrival, ticket.position, entry.settled))
+                note = Ticket(RefusedEntry(entry.account, entry.arrival, ticket.position, entry.settled))
                 note.position = self._log.append([note.encoded])
                 self._logged.append(note)
         except MilepostError as failure:
             self._failure = self._failure or failure
-        ticket.error = refusal
 
     def _unavailable(self, failure: BaseException) -> StoreUnavailable:
         error = StoreUnavailable("the store failed and has to be opened again", reason="STORE_FAILED")
         error.__cause__ = failure
         return error
 
-    def _apply(self, position: int, entry: LogEntry) -> Appended:
+    def _apply(self, position: int, entry: LogEntry) -> Sequence[Appended]:
         try:
             return self._state.apply(position, entry)
         finally:
@@ -256,5 +292,7 @@ def _weight(entry: LogEntry) -> int:
             return 1 + len(entry.columns) // IMPORTED_PER_RECORD
         case UserImportEntry():
             return 1 + len(entry.columns) // IMPORTED_USERS_PER_RECORD
+        case SharedEntry():
+            return sum(map(_weight, entry.batches))
         case _:
             return 1

@@ -42,8 +42,9 @@ class LocalState(State[Account]):
     def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
         """Applies what is new of a batch, chunk by chunk."""
         with self.locked():
-            first = self._first_answer(position, entry)
+            first = self._first_answer(entry)
             if first is not None:
+                self._reach(position, entry)
                 return first
             account = self._account(entry.account)
             rows, duplicates, chunks = self._chunks_of(account, entry)
@@ -52,7 +53,10 @@ class LocalState(State[Account]):
                 touched = apply(self._sequence)
                 self._sequence += count
                 self.memberships.mark_dirty(account.name, touched)
-        return self._answered(position, entry, account, rows, duplicates)
+        with self.locked():
+            answer = self._answered(position, entry, account, rows, duplicates)
+            self._reach(position, entry)
+        return answer
 
     def _chunks_of(self, account: Account, entry: BatchEntry) -> tuple[int, int, Iterator[_Chunk]]:
         """Number of rows, of duplicates among them, and how to apply the others."""

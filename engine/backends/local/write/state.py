@@ -45,6 +45,7 @@ from engine.backends.local.storage.write_ahead_log import (
     ImportEntry,
     LogEntry,
     RefusedEntry,
+    SharedEntry,
     UserImportEntry,
 )
 from engine.backends.local.users.directory import Directory, by_group
@@ -244,26 +245,29 @@ class State(Generic[P]):
 
     # --- applying -------------------------------------------------------------------------------------------
 
-    def apply(self, position: int, entry: LogEntry) -> Appended:
-        """Applies the entry at the next position and makes that revision visible. Raises FailedPrecondition
-        for an alias that is refused or a name that has users, whose position is reached all the same, and
-        DuplicatesUnknown, with nothing changed, for events that may be duplicates; and NotApplied.
+    def apply(self, position: int, entry: LogEntry) -> tuple[Appended, ...]:
+        """Applies the entry at the next position and makes that revision visible. Returns the answer to each
+        of its batches, or to the entry. Raises FailedPrecondition for an alias that is refused or a name that
+        has users, whose position is reached all the same, and DuplicatesUnknown, with nothing changed, for
+        events that may be duplicates; and NotApplied.
         """
         try:
             match entry:
                 case AppendEntry() | ImportEntry() | UserImportEntry():
-                    return self._take_batch(position, entry)
+                    return (self._take_batch(position, entry),)
+                case SharedEntry():
+                    return self._take_shared(position, entry)
                 case EraseEntry():
-                    return self._erase(position, entry)
+                    return (self._erase(position, entry),)
                 case AliasEntry():
-                    return self._alias(position, entry)
+                    return (self._alias(position, entry),)
                 case ExpireEntry():
-                    return self._expire(position, entry)
+                    return (self._expire(position, entry),)
                 case ForgetEntry():
-                    return self._forget(position, entry)
+                    return (self._forget(position, entry),)
                 case RefusedEntry():
                     self._reach(position, entry)
-                    return Appended(position, 0, 0)
+                    return (Appended(position, 0, 0),)
         except FailedPrecondition:
             self._reach(position, entry)
             raise
@@ -277,24 +281,23 @@ class State(Generic[P]):
         """Applies what is new of a batch."""
         raise NotImplementedError
 
-    def _first_answer(self, position: int, entry: BatchEntry) -> Appended | None:
-        """Returns the answer to a repeated request and advances to its position."""
+    def _take_shared(self, position: int, entry: SharedEntry) -> tuple[Appended, ...]:
+        """Applies what is new of several batches. Only the writer of a gateway logs such entries."""
+        raise NotImplementedError
+
+    def _first_answer(self, entry: BatchEntry) -> Appended | None:
+        """The answer to a repeated request; None to one that is new."""
         if not entry.request_id:
             return None
         number = self._account(entry.account).number
         first = self.requests.find(number, entry.request_id, stamp_of(entry).settled)
-        if first is None:
-            return None
-        self._reach(position, entry)
-        return msgspec.structs.replace(first, repeated=True)
+        return None if first is None else msgspec.structs.replace(first, repeated=True)
 
     def _answered(self, position: int, entry: BatchEntry, account: P, rows: int, duplicates: int) -> Appended:
-        """Stores the answer to a request and advances to its position."""
+        """The answer to a batch, stored if it is a request."""
         answer = Appended(position, rows - duplicates, duplicates)
-        with self.locked():
-            if entry.request_id:
-                self.requests.add(account.number, entry.request_id, entry.arrival, answer)
-            self._reach(position, entry)
+        if entry.request_id:
+            self.requests.add(account.number, entry.request_id, entry.arrival, answer)
         return answer
 
     def _erase(self, position: int, entry: EraseEntry) -> Appended:
