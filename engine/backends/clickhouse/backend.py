@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 
 from engine.backends.base import Appended, Capabilities, Profile, Role
 from engine.backends.clickhouse.cluster import Cluster
+from engine.backends.clickhouse.gateway.base_builder import BaseBuilder
 from engine.backends.clickhouse.gateway.cluster_catalog import ClusterCatalog
 from engine.backends.clickhouse.gateway.cluster_memberships import ClusterMemberships
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.cluster_plans import ClusterPlans
 from engine.backends.clickhouse.gateway.location import Location
+from engine.backends.clickhouse.gateway.open_cluster import cluster_at
+from engine.backends.clickhouse.gateway.owner import read_owner
 from engine.backends.clickhouse.query.compiler import counted
-from engine.backends.clickhouse.server import Server
 from engine.backends.clickhouse.settings import ClickHouseSettings
 from engine.backends.clickhouse.tables import DEDUPLICATED_INSERTS, EVENTS
 from engine.backends.clickhouse.view import View
@@ -27,7 +29,7 @@ from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.write_ahead_log import BatchEntry
 from engine.clock import Stamp, wall_stamp
 from engine.errors import MilepostError
-from engine.measures import Measure, gauge
+from engine.measures import Measure, gauge, timed
 from engine.values import Micros
 
 INSERTS_MAX = DEDUPLICATED_INSERTS // 2
@@ -58,6 +60,7 @@ class ClickHouseBackend(
         clock: Callable[[], Stamp],
         cluster: Cluster,
         maintenance_s: float,
+        base_writes_min: int,
     ) -> None:
         """Use `open`."""
         self._maintenance_s = maintenance_s
@@ -67,6 +70,14 @@ class ClickHouseBackend(
         self._views_begun = 0
         self._connect(cluster, store)
         super().__init__(store, settings, clock)
+        self._bases = BaseBuilder(
+            cluster,
+            self._cluster_state,
+            self._fact_uses,
+            self._checkpoint,
+            self._sweeping,
+            writes_min=base_writes_min,
+        )
         self._start()
 
     @classmethod
@@ -85,11 +96,11 @@ class ClickHouseBackend(
         """
         settings = settings or ClickHouseSettings()
         store = Store.open(location.gateway, map_bytes=settings.map_bytes)
-        cluster = Cluster(
-            [[Server(address, location.database) for address in shard] for shard in location.shards]
-        )
+        cluster = cluster_at(location, read_owner(store.index))
         try:
-            return cls(store, settings.gateway, clock, cluster, settings.maintenance_s)
+            return cls(
+                store, settings.gateway, clock, cluster, settings.maintenance_s, settings.base_writes_min
+            )
         except BaseException:
             cluster.close()
             store.close()
@@ -155,6 +166,21 @@ class ClickHouseBackend(
     def _threads(self) -> Iterator[threading.Thread]:
         yield from super()._threads()
         yield threading.Thread(target=self._maintain, name="milepost-cluster", daemon=True)
+        yield threading.Thread(
+            target=self._bases.run,
+            args=(self._closing, self._maintenance_s),
+            name="milepost-bases",
+            daemon=True,
+        )
+
+    @property
+    def has_servers_behind(self) -> bool:
+        """Whether a server lacks rows."""
+        return bool(self._rows.behind)
+
+    def go_on_without_bases(self) -> None:
+        """Answers from the rows, until bases are built again."""
+        self._bases.forget_all()
 
     def _maintain(self) -> None:
         """The background thread: applies what waits, lets replicas catch up, and removes rows."""
@@ -181,14 +207,18 @@ class ClickHouseBackend(
 
     def _sweep(self) -> None:
         """Removes the rows that were looked up the last time, unless an answer under way may still have
-        them, or looks up those to remove the next time.
+        them, or looks up those to remove the next time. Nothing while a base is built.
         """
-        with self._sweeping:
+        if not self._sweeping.acquire(blocking=False):
+            return
+        try:
             if not self._excluded:
                 self._excluded, self._views_begun = self._find_excluded(), self._cluster_state.views_begun()
             elif self._cluster_state.have_ended(self._views_begun):
                 views, self._excluded = self._excluded, []
                 self._remove(views)
+        finally:
+            self._sweeping.release()
 
     def _find_excluded(self) -> list[View]:
         """The rows of each account that no answer from now on has, nor a replay needs."""
@@ -231,6 +261,7 @@ class ClickHouseBackend(
             "Whether logged writes wait for the cluster.",
             int(self._writer.delay is not None),
         )
+        yield timed("cluster_base_seconds", "Time to build the base of an account.", self._bases.times)
 
     def _end_reads(self) -> bool:
         self._rows.close()

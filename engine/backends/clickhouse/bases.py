@@ -8,7 +8,8 @@ alone, and the order of the latest write of each fact in the base, as writes com
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from engine.backends.clickhouse.cluster import LOOK_S, Cluster, Replica
@@ -44,9 +45,11 @@ def build(
     hot: Hot | None = None,
     *,
     partitions_at_once: int = PARTITIONS_AT_ONCE,
+    may_go_on: Callable[[], None] = lambda: None,
 ) -> dict[str, Base]:
     """Builds a base of some accounts, and returns it as the view of each account names it. All views are of
     one revision. Rows may come in meanwhile. One insert groups the users of some partitions in memory.
+    `may_go_on` is called from time to time and may raise.
 
     Raises StoreUnavailable when a replica fails or is behind: then there is no base, and another call builds
     one from the beginning.
@@ -60,21 +63,23 @@ def build(
         ]
         for shard in cluster.shards
     }
-    pool = ThreadPoolExecutor(BUILDS_MAX, "clickhouse-base")
+    pool, ended = ThreadPoolExecutor(BUILDS_MAX, "clickhouse-base"), threading.Event()
     try:
         building = [
-            (cluster.watched(replica), replica, pool.submit(_build_on, replica, name, inserts[shard]))
+            (cluster.watched(replica), replica, pool.submit(_build_on, replica, name, inserts[shard], ended))
             for shard in cluster.shards
             for replica in shard.replicas
         ]
         for quiet, replica, done in building:
             while not done.done():
                 wait([done], LOOK_S)
+                may_go_on()
                 if not done.done() and quiet.is_dead():
                     raise StoreUnavailable(f"the server {replica.server.address.name} is silent")
             done.result()
     finally:
         # Inserts into a silent server are given up. They may still happen, for a base that nobody names.
+        ended.set()
         pool.shutdown(wait=False, cancel_futures=True)
     return {
         view.account: Base(name=name, revision=view.revision, hot=_hot(hot or {}, view.account))
@@ -100,10 +105,12 @@ def _hot(hot: Hot, account: str) -> tuple[tuple[str, str], ...]:
     return tuple(hot.get(account, ()))[:HOT_MAX]
 
 
-def _build_on(replica: Replica, name: str, inserts: Iterable[str]) -> None:
+def _build_on(replica: Replica, name: str, inserts: Iterable[str], ended: threading.Event) -> None:
     if replica.is_behind:
         raise StoreUnavailable(f"the server {replica.server.address.name} lacks the latest writes")
     for statement in inserts:
+        if ended.is_set():
+            raise StoreUnavailable("another server has failed")
         replica.server.command(statement)
     own = f"FROM {PROFILES} WHERE base = {text(name)}"
     ((rows, users),) = replica.server.query(f"SELECT count(), uniqExact(account, user) {own}")

@@ -8,7 +8,6 @@ answer.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import threading
 import time
@@ -54,9 +53,10 @@ class Replica:
 
 
 class Shard:
-    """Replicas that hold the users of some partitions."""
+    """Replicas that hold the users of some partitions. `number` is its place among those of the store."""
 
-    def __init__(self, partitions: range, replicas: Sequence[Replica]) -> None:
+    def __init__(self, number: int, partitions: range, replicas: Sequence[Replica]) -> None:
+        self.number = number
         self.partitions = partitions
         self.replicas = tuple(replicas)
 
@@ -87,15 +87,25 @@ class Quiet:
         return not is_alive
 
 
-class Cluster:
-    """Shards with equal shares of the partitions, in order."""
+def ranges_of(shards: int, starts: Sequence[int] = ()) -> list[range]:
+    """The partitions of each shard: from its start to the next greater one. Without starts, equal shares."""
+    starts = starts or [PARTITION_COUNT * number // shards for number in range(shards)]
+    bounds = [*sorted(starts), PARTITION_COUNT]
+    return [range(start, bounds[bounds.index(start) + 1]) for start in starts]
 
-    def __init__(self, shards: Sequence[Sequence[Server]]) -> None:
-        bounds = [PARTITION_COUNT * number // len(shards) for number in range(len(shards) + 1)]
-        self.shards = tuple(
-            Shard(range(start, end), [Replica(server) for server in servers])
-            for (start, end), servers in zip(itertools.pairwise(bounds), shards, strict=True)
+
+class Cluster:
+    """Shards with some of the partitions each, in the order of partitions."""
+
+    def __init__(self, shards: Sequence[Sequence[Server]], starts: Sequence[int] = ()) -> None:
+        """`starts` are those of `ranges_of`."""
+        made = (
+            Shard(number, partitions, [Replica(server) for server in servers])
+            for number, (partitions, servers) in enumerate(
+                zip(ranges_of(len(shards), starts), shards, strict=True)
+            )
         )
+        self.shards = tuple(sorted(made, key=lambda shard: shard.partitions.start))
         self._pool = ThreadPoolExecutor(STATEMENTS_MAX, "clickhouse")
         self._calls = ThreadPoolExecutor(STATEMENTS_MAX, "clickhouse-alive")
         self._lock = threading.Lock()

@@ -22,6 +22,7 @@ from engine.backends.base import (
     PartitionSet,
 )
 from engine.backends.clickhouse.cluster import Cluster, Rows
+from engine.backends.clickhouse.fact_uses import FactUses
 from engine.backends.clickhouse.query.compiler import Leaf, compile_plan, counted
 from engine.backends.clickhouse.query.events import DECIMAL_BELOW, DECIMAL_LEAST, selected
 from engine.backends.clickhouse.query.literals import TRUE, all_of, any_of, one_of, one_of_integers, text
@@ -60,8 +61,10 @@ EDGE_STRINGS_MAX = 10_000
 class Plans:
     """Answers questions about plans. Each user is decided from the rows of one view."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, uses: FactUses | None = None) -> None:
+        """`uses` counts what is asked over many users."""
         self._cluster = cluster
+        self._uses = uses or FactUses()
 
     def execute(
         self,
@@ -76,6 +79,8 @@ class Plans:
         if isinstance(ask, Contains):
             # The rows of some users are found by their key. That takes fewer queries than a base.
             view = msgspec.structs.replace(view, base=None)
+        else:
+            self._uses.note(plan)
         question = _Question(self._cluster, view, plan, partitions, deadline)
         answer: object
         match ask:
@@ -93,6 +98,7 @@ class Plans:
         self, view: View, plan: Plan, partitions: Sequence[int], deadline: float | None = None
     ) -> dict[int, list[int]]:
         """The size of each root in each of these partitions that has users."""
+        self._uses.note(plan)
         return _Question(self._cluster, view, plan, partitions, deadline).sizes_by_partition()
 
     def flags(
@@ -101,6 +107,7 @@ class Plans:
         """The users of some partitions that are in a root, each with a flag for each root. All of them are
         read by one statement.
         """
+        self._uses.note(plan)
         return _Question(self._cluster, view, plan, partitions, deadline).flags()
 
 

@@ -15,6 +15,7 @@ from engine.backends.local.settings import (
 from engine.backends.local.storage.environment import MAP_BYTES_DEFAULT
 
 MAINTENANCE_S = 1.0
+BASE_WRITES_MIN = 100_000
 
 
 class ClickHouseSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +25,13 @@ class ClickHouseSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_records: CheckpointRecords = CHECKPOINT_RECORDS
     checkpoint_s: CheckpointSeconds = CHECKPOINT_S
     maintenance_s: float = MAINTENANCE_S
-    """Seconds between looks at replicas that are behind, writes that wait, and rows that do not count."""
+    """Seconds between looks at replicas that are behind, writes that wait, rows that do not count, and
+    accounts that need a base.
+    """
+    base_writes_min: int = BASE_WRITES_MIN
+    """Writes of an account since its base, or since it began, before it gets one. The rows of so few are
+    grouped in some hundredths of a second.
+    """
 
     @property
     def gateway(self) -> LocalSettings:

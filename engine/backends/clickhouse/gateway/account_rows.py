@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
 from engine.backends.base import EventRecord, Record
 from engine.backends.clickhouse.gateway.keys import ACCOUNTS, account_key, account_of
-from engine.backends.clickhouse.view import View
+from engine.backends.clickhouse.view import Base, View
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.backends.local.storage.unwritten import Unwritten
 from engine.criteria.zones import SPAN_MICROS
@@ -29,14 +29,20 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
     first_time: Micros = TIME_MAX_MICROS
     last_time: Micros = TIME_MIN_MICROS
     """Between which the events lie that were added."""
+    base: Base | None = None
+    """What rows up to a revision came to. Rows stay, so that it can be left out at any time."""
+    writes: int = 0
+    """Records added since the base."""
 
-    def added(self, records: Iterable[Record]) -> AccountRows:
+    def added(self, records: Sequence[Record]) -> AccountRows:
         """With more records."""
+        writes = self.writes + len(records)
         times = [record.time for record in records if type(record) is EventRecord]
         if not times:
-            return self
+            return msgspec.structs.replace(self, writes=writes)
         return msgspec.structs.replace(
             self,
+            writes=writes,
             spans=self.spans.union(time // SPAN_MICROS for time in times),
             events=self.events + len(times),
             first_time=min(self.first_time, *times),
@@ -64,7 +70,7 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
         removals = tuple(each for each in self.removals if each[1] <= through)
         if not cuts and not removals:
             return None
-        return View(account=account, revision=through, cuts=cuts, removals=removals)
+        return View(account=account, revision=through, cuts=cuts, removals=removals, base=self.base)
 
     def view(self, account: str, revision: int) -> View:
         """What counts at a revision."""
@@ -74,11 +80,13 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
             cuts=self.cuts,
             removals=self.removals,
             event_spans=tuple(sorted(self.spans)),
+            base=self.base,
         )
 
 
 _NOTHING = AccountRows()
-_encode = msgspec.msgpack.Encoder().encode
+encode_account: Callable[[AccountRows], bytes] = msgspec.msgpack.Encoder().encode
+"""The rows of an account as stored."""
 _decoder = msgspec.msgpack.Decoder(AccountRows)
 
 
@@ -106,4 +114,4 @@ class AllRows(Unwritten[str, AccountRows]):
     def write(self, txn: Writable) -> None:
         """Writes what has changed since the last checkpoint."""
         for account, rows in self.writing.items():
-            txn.put(account_key(account), _encode(rows))
+            txn.put(account_key(account), encode_account(rows))

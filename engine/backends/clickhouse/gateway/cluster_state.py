@@ -324,6 +324,11 @@ class ClusterState(State[ClusterPeople]):
 
     # --- checkpointing --------------------------------------------------------------------------------------
 
+    @property
+    def has_unlogged_changes(self) -> bool:
+        """Whether cuts were swept or a base was switched to."""
+        return bool(self.rows.fresh)
+
     def prepare(self, txn: Writable) -> None:
         """Collects what is not in the index."""
         super().prepare(txn)

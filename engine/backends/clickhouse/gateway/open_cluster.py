@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from engine.backends.clickhouse.cluster import Cluster
+from engine.backends.clickhouse.fact_uses import FactUses
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.cluster_state import ClusterState
 from engine.backends.clickhouse.gateway.kept_entries import KeptEntries
-from engine.backends.clickhouse.gateway.owner import Owner, check_rows, claim, own
+from engine.backends.clickhouse.gateway.location import Location
+from engine.backends.clickhouse.gateway.owner import Owner, check_rows, claim, delete_leftovers, own
 from engine.backends.clickhouse.gateway.profiles import Profiles
 from engine.backends.clickhouse.gateway.sharing_writer import SharingWriter
 from engine.backends.clickhouse.plans import Plans
+from engine.backends.clickhouse.server import Server
 from engine.backends.clickhouse.view import View
 from engine.backends.clickhouse.writer import Writer
 from engine.backends.local.roles.open_store import OpenStore
@@ -26,13 +29,21 @@ from engine.errors import FailedPrecondition, StoreUnavailable
 _log = logging.getLogger(__name__)
 
 
+def cluster_at(location: Location, owner: Owner | None = None) -> Cluster:
+    """The cluster at a location, with the partitions that the owner of its rows gave its shards."""
+    servers = [[Server(address, location.database) for address in shard] for shard in location.shards]
+    is_known = owner is not None and owner.shards == len(servers)
+    return Cluster(servers, owner.starts if owner is not None and is_known else ())
+
+
 class OpenCluster(OpenStore[ClusterPeople]):
     """An open store whose rows are in a cluster. Each role adds its methods."""
 
     def _connect(self, cluster: Cluster, store: Store) -> None:
         """Says where the rows are. Called before the store is opened."""
         self._cluster = cluster
-        self._plans = Plans(cluster)
+        self._fact_uses = FactUses()
+        self._plans = Plans(cluster, self._fact_uses)
         self._profiles = Profiles(cluster)
         self._kept = KeptEntries(store.index)
         self._owner = Owner(store.store_id, len(cluster.shards))
@@ -60,12 +71,13 @@ class OpenCluster(OpenStore[ClusterPeople]):
         own(self._store.index, self._owner, is_new=is_new and not has_documents)
         behind = dict(self._kept.behind)
         self._check_names(behind)
-        for number, shard in enumerate(self._cluster.shards):
+        for shard in self._cluster.shards:
             failures = []
             for replica in shard.replicas:
                 name = replica.server.address.name
                 try:
-                    claim(replica.server, self._owner, number, is_new=is_new or behind.get(name) == 0)
+                    claim(replica.server, self._owner, shard.number, is_new=is_new or behind.get(name) == 0)
+                    delete_leftovers(self._store.index, replica.server)
                     check_rows(replica.server, newest)
                 except StoreUnavailable as error:
                     _log.warning("a server is not read until it answers: %s", error.message)
@@ -88,11 +100,12 @@ class OpenCluster(OpenStore[ClusterPeople]):
 
     def _claim_again(self) -> None:
         """Checks the servers that are behind, before they catch up. Raises FailedPrecondition."""
-        for number, shard in enumerate(self._cluster.shards):
+        for shard in self._cluster.shards:
             for replica in shard.replicas:
                 revision = self._rows.behind.get(replica.server.address.name)
                 if revision is not None and replica.server.is_alive():
-                    claim(replica.server, self._owner, number, is_new=revision == 0)
+                    claim(replica.server, self._owner, shard.number, is_new=revision == 0)
+                    delete_leftovers(self._store.index, replica.server)
 
     @contextmanager
     def _viewed(

@@ -94,6 +94,7 @@ class Checkpoints(OpenStore[P]):
                 if (
                     self._purging
                     or self._compaction_needed
+                    or self._state.has_unlogged_changes
                     or self._state.position > self._state.checkpointed.position
                 ):
                     self._write_and_report()
@@ -131,6 +132,13 @@ class Checkpoints(OpenStore[P]):
         self._check()
         self._checkpoint()
         while self._purging:
+            self._checkpoint()
+
+    def settle(self) -> None:
+        """As `purge`, and until nothing is left to compact: further checkpoints rewrite nothing."""
+        self._check()
+        self._checkpoint()
+        while self._purging or self._compaction_needed:
             self._checkpoint()
 
     def _write_and_report(self) -> None:

@@ -151,6 +151,11 @@ class State(Generic[P]):
         self.caches.limit(self._settings.column_budget_bytes(users), users)
 
     @property
+    def has_unlogged_changes(self) -> bool:
+        """Whether a checkpoint has something to write that no log entry says."""
+        return False
+
+    @property
     def lock_waits(self) -> Durations:
         """How long threads waited for the lock."""
         return self._lock.waits
