@@ -5,13 +5,14 @@ The command `milepost store` shows both alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from engine.backends import registry
-from engine.backends.registry import OfflineTools
-from engine.errors import MilepostError
+from engine.backends.base.moving import Moved, Told
+from engine.backends.registry import MovingTools, OfflineTools
+from engine.errors import MilepostError, Unsupported
 from engine.resources.outputs import without_key
 from engine.resources.records import Output
 from engine.resources.repository import prefix_of
@@ -19,6 +20,9 @@ from engine.resources.secret_keys import SecretKeys
 from milepost.v1 import admin_service_pb2 as pb
 from service.config import SECRET_KEY_FILE
 from service.convert.upkeep import finding_messages, stats_message
+
+Step = Callable[[str, int, int], None]
+"""Is told how far a move is: its step, the pages that are through it, and all of them."""
 
 
 def _tools() -> OfflineTools:
@@ -54,6 +58,39 @@ def restore(backup: Path, directory: Path) -> pb.GetStoreStatsResponse:
     """Restores a backup into an empty or missing directory."""
     with _told():
         return stats_message(_tools().restore(backup, directory))
+
+
+def export(backup: Path, url: str, told: Step) -> Moved:
+    """Exports a backup into the store at a URL, or goes on with an export that was interrupted."""
+    with _told():
+        tools, location = _moving(url)
+        return tools.export(backup, location, _steps(told))
+
+
+def compare(backup: Path, url: str, told: Step) -> Moved:
+    """Compares the store at a URL with the backup that was exported into it."""
+    with _told():
+        tools, location = _moving(url)
+        return tools.compare(backup, location, _steps(told))
+
+
+def add_shard(url: str, told: Step) -> Moved:
+    """Adds the last shard that a URL names to the store."""
+    with _told():
+        tools, location = _moving(url)
+        return tools.add_shard(location, _steps(told))
+
+
+def _steps(told: Step) -> Told:
+    return lambda at: told(at.step, at.pages, at.pages_total)
+
+
+def _moving(url: str) -> tuple[MovingTools, str]:
+    name, location = registry.split_url(url)
+    tools = registry.registration(name).moving
+    if tools is None:
+        raise Unsupported(f"a store of the kind {name!r} has no servers that data can be moved to")
+    return tools, location
 
 
 def compact(directory: Path) -> tuple[int, int]:

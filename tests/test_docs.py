@@ -221,7 +221,7 @@ def test_document_on_the_journeys_page_is_valid() -> None:
 
 @pytest.mark.parametrize(
     ("page", "group", "count"),
-    [(JOURNEYS, "", 26), (OPERATIONS, "store", 14)],
+    [(JOURNEYS, "", 26), (OPERATIONS, "store", 17)],
     ids=["journeys", "operations"],
 )
 def test_commands_on_a_page_exist(page: str, group: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:

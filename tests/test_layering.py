@@ -29,7 +29,10 @@ STORES = ("lmdb", "pyroaring")
 HTTP = ("connectrpc", "protobuf", "starlette", "uvicorn")
 BACKENDS = (
     "engine.backends.local",
-    *(f"engine.backends.clickhouse.{room}" for room in ("gateway", "backend", "settings", "registration")),
+    *(
+        f"engine.backends.clickhouse.{room}"
+        for room in ("gateway", "moving", "backend", "settings", "registration")
+    ),
 )
 """What may have the files of a store, and import the parts of the embedded one."""
 SQL = ("sqlite3", "duckdb", "chdb", "clickhouse_connect", "sqlalchemy")

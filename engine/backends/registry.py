@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.backends.base import Backend, Finding, ServingTools, Store, StoreFigures, backend_of
+from engine.backends.base.moving import Moved, Told
 from engine.clock import Stamp, wall_stamp
 from engine.errors import InvalidInput, Unsupported
 
@@ -83,6 +84,25 @@ class OfflineTools(Protocol):
         ...
 
 
+class MovingTools(Protocol):
+    """Moves data into stores of this kind, and within them: an optional role beside the store.
+
+    Arguments and errors are those of `engine.backends.clickhouse.moving`.
+    """
+
+    def export(self, backup: Path, location: str, told: Told, /) -> Moved:
+        """Exports a backup, or goes on with an export that was interrupted."""
+        ...
+
+    def compare(self, backup: Path, location: str, told: Told, /) -> Moved:
+        """Compares what was exported with the backup."""
+        ...
+
+    def add_shard(self, location: str, told: Told, /) -> Moved:
+        """Adds the last shard that a location names."""
+        ...
+
+
 class NoSettings(msgspec.Struct, frozen=True):
     """The settings of a backend that has none."""
 
@@ -96,6 +116,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     prepare_process: Callable[[], None] | None = None
     """Called in a process that serves such a store, before it starts threads."""
     offline: OfflineTools | None = None
+    moving: MovingTools | None = None
     serving: ServingTools | None = None
     """For services with readers, processes that answer checks beside the one with the store."""
 

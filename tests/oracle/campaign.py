@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import multiprocessing
 import random
 import secrets
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.errors import MilepostError
 from tests.oracle.differences import in_engine, in_expiry, in_explanations, in_labels, in_planner
@@ -96,7 +98,8 @@ class Laboratory:
 
     def _open(self) -> EngineSide:
         self._stores += 1
-        return EngineSide(Path(self._directory.name) / str(self._stores), self._settings)
+        opened = functools.partial(LocalBackend.open, settings=self._settings)
+        return EngineSide(Path(self._directory.name) / str(self._stores), opened)
 
     def differences_of(self, world: World, seed: str) -> list[str]:
         """The differences of a world, asked in ways that the seed chooses. An exception is a difference too,

@@ -153,13 +153,25 @@ def in_engine(trees: Trees, side: EngineSide, source: random.Random) -> list[Dif
     Half of the operations are fed, and the membership is stored. After the rest it is refreshed with the
     users that data or time may have moved, and every way to ask must give what the oracle says.
     """
-    world = trees.world
-    later = world.as_of + source.choice((0, *DURATIONS))
-    half = source.randint(0, len(world.operations))
-    side.feed(world, half)
-    found = _stored(trees, side, half, None)
+    later = trees.world.as_of + source.choice((0, *DURATIONS))
+    half = source.randint(0, len(trees.world.operations))
+    found = in_first_half(trees, side, half)
     if source.random() < RESTART_SHARE:
         side.restart()
+    return found + in_second_half(trees, side, source, half, later)
+
+
+def in_first_half(trees: Trees, side: EngineSide, half: int) -> list[Difference]:
+    """Some operations are fed, and the membership is stored."""
+    side.feed(trees.world, half)
+    return _stored(trees, side, half, None)
+
+
+def in_second_half(
+    trees: Trees, side: EngineSide, source: random.Random, half: int, later: Micros
+) -> list[Difference]:
+    """The rest is fed, everything is asked, and the membership is refreshed to `later`."""
+    world = trees.world
     for operation in range(half, len(world.operations)):
         if source.random() < CHECKPOINT_SHARE:
             side.backend.checkpoint()
@@ -167,7 +179,7 @@ def in_engine(trees: Trees, side: EngineSide, source: random.Random) -> list[Dif
     side.feed(world)
     if source.random() < RESTART_SHARE:
         side.restart()
-    found += _asked(trees, side, some_passes(source)) + _known(trees, side) + in_warnings(trees, side)
+    found = _asked(trees, side, some_passes(source)) + _known(trees, side) + in_warnings(trees, side)
     found += _stored(trees, side, len(world.operations), later)
     return found
 

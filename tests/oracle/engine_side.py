@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from engine.backends.base import Contains, Count, Members
 from engine.backends.local.backend import LocalBackend
-from engine.backends.local.settings import LocalSettings
 from engine.plan.expiry import expiry_plan
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, Pass
@@ -22,18 +21,12 @@ PAGE_USERS = 3
 
 
 class EngineSide:
-    """A store with many worlds, each in its own account; `kind` opens it."""
+    """A store with many worlds, each in its own account; `opened` opens it."""
 
-    def __init__(
-        self,
-        directory: Path,
-        settings: LocalSettings | None = None,
-        kind: type[LocalBackend] = LocalBackend,
-    ) -> None:
+    def __init__(self, directory: Path, opened: Callable[[Path], LocalBackend] = LocalBackend.open) -> None:
         self.directory = directory
-        self._settings = settings
-        self._kind = kind
-        self.backend = kind.open(directory, settings=settings)
+        self._opened = opened
+        self.backend = opened(directory)
         self._fed: dict[str, int] = {}
 
     def close(self) -> None:
@@ -48,7 +41,12 @@ class EngineSide:
         """Closes the store and opens the one in another directory in its place."""
         self.backend.close()
         self.directory = directory
-        self.backend = self._kind.open(directory, settings=self._settings)
+        self.backend = self._opened(directory)
+
+    def moved_to(self, directory: Path, opened: Callable[[Path], LocalBackend]) -> None:
+        """As `go_on_in`, with a store of another kind."""
+        self._opened = opened
+        self.go_on_in(directory)
 
     def feed(self, world: World, until: int | None = None) -> None:
         """Sends the operations up to that one (default: all) that were not sent before."""

@@ -9,6 +9,7 @@ import msgspec
 
 from engine.backends.clickhouse.backend import ClickHouseBackend
 from engine.backends.clickhouse.gateway.location import location_of
+from engine.backends.clickhouse.moving import tools
 from engine.backends.clickhouse.settings import ClickHouseSettings
 from engine.backends.registry import Registration
 from engine.clock import Stamp
@@ -27,4 +28,5 @@ CLICKHOUSE = Registration(
     open=open_clickhouse,
     settings=ClickHouseSettings,
     prepare_process=limit_arenas,
+    moving=tools,
 )

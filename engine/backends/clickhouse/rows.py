@@ -8,7 +8,16 @@ from typing import Any
 import msgspec
 
 from engine.backends.base import EventRecord, Record, UserRecord
-from engine.backends.clickhouse.tables import CONSENT, EVENTS, FACTS, IDENTITY, SEEN, UNSET, consent_key
+from engine.backends.clickhouse.tables import (
+    CONSENT,
+    EVENTS,
+    FACTS,
+    IDENTITY,
+    SEEN,
+    UNSET,
+    VALUE_COLUMNS,
+    consent_key,
+)
 from engine.values import Kind, Micros, Value, kind_of, partition_of
 
 Row = tuple[Any, ...]
@@ -79,12 +88,7 @@ class _Rows:
         self._rows[table].setdefault(p, []).append(row)
 
     def _add_event(self, event: EventRecord, seq: int, p: int, user: str) -> None:
-        by_kind: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
-        for key, value in event.attributes.items():
-            by_kind[kind_of(value)][key] = value
-        head = (self._account, event.name, p, user, event.time, event.input, int(event.type), seq)
-        columns = (Kind.STRING, Kind.NUMBER, Kind.BOOL, Kind.TIME, Kind.LIST)
-        self._put(EVENTS, p, (*head, self._revision, *(by_kind[kind] for kind in columns)))
+        self._put(EVENTS, p, event_row(self._account, event, seq, p, user, self._revision))
 
     def _add_update(self, update: UserRecord, seq: int, p: int, user: str) -> None:
         workspace = update.input.partition("/inputs/")[0]
@@ -94,8 +98,32 @@ class _Rows:
             *((CONSENT, consent_key(*of), state.value) for of, state in update.consents.items()),
         ]
         for place, key, value in writes:
-            head = (self._account, place, key, p, user, update.time, seq, self._revision)
-            self._put(FACTS, p, (*head, *_fact(value)))
+            row = fact_row(self._account, place, key, p, user, update.time, seq, self._revision, value)
+            self._put(FACTS, p, row)
+
+
+def event_row(account: str, event: EventRecord, seq: int, p: int, user: str, revision: int) -> Row:
+    """The row of an event. `user` is the one that the event's id means."""
+    by_kind: dict[Kind, dict[str, Any]] = {kind: {} for kind in Kind}
+    for key, value in event.attributes.items():
+        by_kind[kind_of(value)][key] = value
+    head = (account, event.name, p, user, event.time, event.input, int(event.type), seq, revision)
+    return (*head, *(by_kind[kind] for kind in VALUE_COLUMNS))
+
+
+def fact_row(
+    account: str,
+    place: str,
+    key: str,
+    p: int,
+    user: str,
+    time: Micros,
+    seq: int,
+    revision: int,
+    value: Value | None,
+) -> Row:
+    """The row of a write of an attribute, identity or consent; None unsets."""
+    return (account, place, key, p, user, time, seq, revision, *_fact(value))
 
 
 def _fact(value: Value | None) -> tuple[int, float, str, int, list[str]]:

@@ -102,6 +102,22 @@ class Writer:
                 self._keep(entry, self.behind)
             self._added = entry.revision
 
+    def fill(self, batch: Batch, part: str) -> None:
+        """Stores rows on every replica, unless rows under the same revision and part are there.
+
+        Raises StoreUnavailable when a replica fails. Then fill in the same rows again.
+        """
+        with self._lock:
+            inserting = [
+                (replica, self._inserting(replica, tables))
+                for shard in self._cluster.shards
+                if (tables := _tables_of(batch, shard, part))
+                for replica in shard.replicas
+            ]
+            outcomes = [self._outcome(replica, future) for replica, future in inserting]
+        if failures := [str(error) for error in outcomes if error is not None]:
+            raise StoreUnavailable("; ".join(failures))
+
     def catch_up(self, log: Log) -> Mapping[str, int]:
         """Adds what replicas lack from the log, and returns those that still lack something. Others are added
         to meanwhile, except while the last entries of the log are added.

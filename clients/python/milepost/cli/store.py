@@ -1,13 +1,15 @@
 """`milepost store`: figures, verification, clock, backups and maintenance of a store.
 
 `stats` and `verify` ask the service, or read a directory with --data; `restore`, `compact` and `adopt` work
-on the directory of a store that is not served. Everything on directories needs the service package.
+on the directory of a store that is not served; `export` moves a backup into a cluster. Everything on
+directories needs the service package.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +40,9 @@ BROKEN_OFF = "the verification was interrupted"
 
 OUTPUTS_SHOWN_MAX = 20
 """Outputs that a restore lists because it has no key for their secrets."""
+
+DIFFERENCES_SHOWN_MAX = 50
+"""Partitions that an export lists because they differ."""
 
 app = typer.Typer(help="Inspect, back up and maintain a store.", no_args_is_help=True, cls=Group)
 
@@ -169,6 +174,91 @@ def restore(
         print(f"  {output}")
     if len(without_key) > OUTPUTS_SHOWN_MAX:
         print(f"  and {number(len(without_key) - OUTPUTS_SHOWN_MAX)} more")
+
+
+@app.command()
+@grouped
+def export(
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", envvar="MILEPOST_STORE", help="URL of the new store: clickhouse://…?gateway=DIR."
+        ),
+    ],
+    backup: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Directory of a backup, or of a store that no service has open. Without it the service makes"
+            " a backup, whose directory has to be on this machine."
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Export nothing: compare again what was exported.")
+    ] = False,
+    *,
+    service: ServiceOptions,
+) -> None:
+    """Export users' data into a cluster, and all else into its gateway's directory, while the store serves.
+
+    Run it again to go on with an export that was interrupted. Exit status 1 when a partition of a server
+    differs from the backup.
+    """
+    if backup is None:
+        with service.open() as client:
+            backup = Path(client.create_backup(f"export-{int(time.time())}").directory)
+        print(f"exporting {backup}; name it to go on with this export")
+    out = console()
+    with _offline():
+        from service import offline
+
+        with _moving(out) as told:
+            moved = (offline.compare if compare else offline.export)(backup, to, told)
+    for difference in moved.differences[:DIFFERENCES_SHOWN_MAX]:
+        print(printable(str(difference)), file=sys.stderr)
+    more = len(moved.differences) - DIFFERENCES_SHOWN_MAX
+    if more > 0:
+        print(f"and {number(more)} more partitions", file=sys.stderr)
+    if moved.differences:
+        raise typer.Exit(1)
+    rows = ", ".join(f"{number(count)} rows of {table}" for table, count in sorted(moved.rows.items()))
+    print(f"{number(moved.users)} users, {rows}: every server agrees, as of revision {moved.revision}")
+
+
+@app.command("add-shard")
+def add_shard(
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            envvar="MILEPOST_STORE",
+            help="URL of the store, with the servers to add as its last shard.",
+        ),
+    ],
+) -> None:
+    """Add a shard to a store in a cluster that no service has open.
+
+    Half of the partitions of the largest shard move to the new servers. Run it again when it was interrupted.
+    """
+    out = console()
+    with _offline():
+        from service import offline
+
+        with _moving(out) as told:
+            moved = offline.add_shard(store, told)
+    print(f"added; the store has {number(moved.users)} users, as of revision {moved.revision}")
+
+
+@contextmanager
+def _moving(out: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows how far a move is, in a terminal: its step, pages that are done, and all of them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pages"))
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        def told(step: str, pages: int, pages_total: int) -> None:
+            progress.update(task, description=step, completed=pages, total=pages_total)
+
+        yield told
 
 
 @app.command()

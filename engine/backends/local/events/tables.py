@@ -21,7 +21,7 @@ from engine.backends.local.events.facts import (
     live_parts,
     texts_of,
 )
-from engine.backends.local.events.frame import ColumnKey
+from engine.backends.local.events.frame import ColumnKey, Frame
 from engine.backends.local.events.importing import ArrivedRows, sets_of
 from engine.backends.local.events.model import (
     EventRow,
@@ -34,7 +34,7 @@ from engine.backends.local.events.part import Part, TakesLong, TimeSpan
 from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
 from engine.backends.local.events.shared_rows import SharedRows
-from engine.backends.local.events.table import Table
+from engine.backends.local.events.table import Table, TableKey
 from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.store import Store
@@ -567,6 +567,17 @@ class EventTables:
         """Whether a checkpoint would merge parts even without new rows."""
         with self._session():
             return any(table.record.needs_compaction for table in self._all())
+
+    def parts_of_group(self, group: int) -> list[tuple[TableKey, Part]]:
+        """Every part of the tables of a group, each with the key of its table. Reads the metadata of all."""
+        with self._session():
+            tables = list(self._groups[group].tables.values())
+            return [(table.key, part) for table in tables for part in table.parts(None, None)]
+
+    def frame_of(self, part: Part) -> Frame:
+        """All live rows of a part."""
+        with self._session():
+            return part.frame()
 
     def statistics(self) -> EventStatistics:
         """Rows and bytes."""

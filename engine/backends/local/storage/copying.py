@@ -18,9 +18,15 @@ COPY_BATCH_BYTES = 8 << 20
 """Bytes a copy writes in one transaction. All of it is in memory until the commit."""
 
 
-def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None] = lambda: None) -> None:
-    """Writes everything that a transaction sees into a new environment in a directory, and syncs it at the
-    end. `rest` is called from time to time and may raise.
+def write_copy(
+    source: ReadTransaction,
+    directory: Path,
+    rest: Callable[[], None] = lambda: None,
+    *,
+    keeps: Callable[[bytes], bool] | None = None,
+) -> None:
+    """Writes everything that a transaction sees, or the keys that `keeps` is true for, into a new environment
+    in a directory, and syncs it at the end. `rest` is called from time to time and may raise.
 
     Keys and values are written in order into new pages. LMDB's own copy keeps the old inner pages, which may
     contain keys deleted long ago, for example ids of erased users. Each value is verified on the way and the
@@ -30,7 +36,7 @@ def write_copy(source: ReadTransaction, directory: Path, rest: Callable[[], None
     with translated():
         target = lmdb.open(str(directory), map_size=COPY_MAP_BYTES, lock=False, sync=False, mode=FILE_MODE)
     try:
-        pairs = source.stored()
+        pairs = source.stored() if keeps is None else (each for each in source.stored() if keeps(each[0]))
         with translated(directory / DATA_FILE):
             more = True
             while more:

@@ -30,11 +30,13 @@ _FS_IOC_GETVERSION = 0x80087601
 
 
 class Stage(Enum):
-    """Progress of creating, restoring or adopting the store. Only a COMPLETE store is served."""
+    """Progress of creating, restoring, adopting or moving the store. Only a COMPLETE store is served."""
 
     CREATING = "creating"
     RESTORING = "restoring"
     ADOPTING = "adopting"
+    MOVING = "moving"
+    """Its rows are on their way into a cluster, and it is to be the gateway's."""
     COMPLETE = "complete"
 
 

@@ -187,6 +187,7 @@ def refuse_unfinished(directory: Path, identity: Identity) -> None:
         Stage.CREATING: "start the service in it again",
         Stage.RESTORING: f"run `milepost store restore BACKUP --data {directory}` again",
         Stage.ADOPTING: f"run `milepost store adopt --data {directory}` again",
+        Stage.MOVING: "run `milepost store export` with the same backup again",
     }.get(identity.stage)
     if again is not None:
         raise StoreUnavailable(

@@ -5,6 +5,7 @@ backups.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import secrets
 import shutil
@@ -63,7 +64,8 @@ class WalkedStore:
         self._room = room
         self._directories = 0
         self._backups: list[Path] = []
-        self.side = EngineSide(self._next_directory(), settings, kind)
+        opened = functools.partial(kind.open, settings=settings)
+        self.side = EngineSide(self._next_directory(), opened)
 
     @property
     def backend(self) -> LocalBackend:
