@@ -2,6 +2,7 @@
 
     python -m tests.service.delivery.delivered_worlds --worlds 2000 --seed 7
     python -m tests.service.delivery.delivered_worlds --seed 7 --first 123 --worlds 1     # one of them again
+    python -m tests.service.delivery.delivered_worlds --shards 2 --replicas 2     # over a ClickHouse cluster
 
 After each round the files of every connection, folded, are the oracle's members. No file has an entry of a
 member or an exit of somebody else. Each edit is previewed, and what its preview counts is what the files get.
@@ -39,6 +40,8 @@ from service.delivery.retry import RetryPolicy
 from service.delivery.sinks.file import FileSink
 from service.delivery.sinks.sink import Surroundings
 from tests.engine.audiences.running import Running
+from tests.engine.backends.clickhouse.databases import databases_on
+from tests.engine.backends.clickhouse.servers import started
 from tests.engine.site import Clock
 from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
@@ -54,12 +57,14 @@ SEED_BITS = 32
 
 
 class Laboratory(Running):
-    """An engine whose clock moves only when told, and a directory for files."""
+    """An engine whose clock moves only when told, and a directory for files. `url` names the store in a
+    directory.
+    """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, url: Callable[[Path], str]) -> None:
         self.clock = Clock()
         self.files = directory / "files"
-        super().__init__(Engine(open_backend(f"local:{directory / 'store'}"), clock=self.clock))
+        super().__init__(Engine(open_backend(url(directory / "store")), clock=self.clock))
 
     def close(self) -> None:
         self.engine.close()
@@ -418,11 +423,18 @@ class Outcome:
     left: int = 0
 
 
-def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
+def embedded(directory: Path) -> str:
+    """The URL of the embedded store in a directory."""
+    return f"local:{directory}"
+
+
+def run_worlds(
+    seed: int, first: int, count: int, directory: Path, url: Callable[[Path], str] = embedded
+) -> Outcome:
     """Runs worlds of a seed, up to the first difference."""
     outcome = Outcome()
     for start in range(first, first + count, WORLDS_PER_STORE):
-        laboratory = Laboratory(directory / str(start))
+        laboratory = Laboratory(directory / str(start), url)
         try:
             for number in range(start, min(start + WORLDS_PER_STORE, first + count)):
                 world = World(laboratory, f"{seed} {number}")
@@ -440,16 +452,28 @@ def run_worlds(seed: int, first: int, count: int, directory: Path) -> Outcome:
     return outcome
 
 
+def _run_over(asked: argparse.Namespace, directory: Path) -> Outcome:
+    if not asked.shards:
+        return run_worlds(asked.seed, asked.first, asked.worlds, directory)
+    with (
+        started(directory / "servers", asked.shards, asked.replicas) as servers,
+        databases_on([[server.address for server in shard] for shard in servers]) as databases,
+    ):
+        return run_worlds(asked.seed, asked.first, asked.worlds, directory, databases.url)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--worlds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=secrets.randbits(SEED_BITS))
+    parser.add_argument("--shards", type=int, default=0, help="shards of ClickHouse; 0 = the embedded store")
+    parser.add_argument("--replicas", type=int, default=1, help="replicas of each (default %(default)s)")
     asked = parser.parse_args()
     print(f"seed {asked.seed}")
     with tempfile.TemporaryDirectory(prefix="delivered-") as directory:
-        outcome = run_worlds(asked.seed, asked.first, asked.worlds, Path(directory))
+        outcome = _run_over(asked, Path(directory))
     print(f"{asked.worlds} worlds: {outcome}")
     sys.exit(1 if outcome.difference else 0)
 
