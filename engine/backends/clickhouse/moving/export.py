@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -145,27 +146,27 @@ def _restored(backup: Path, directory: Path) -> Path:
 
 
 def _send(source: Source, cluster: Cluster, directory: Path, told: Told) -> None:
-    pages = list(source.pages())
+    total = source.page_count()
     state = _read(directory)
     assert state is not None, "it has begun"
     writer = Writer(cluster)
     try:
-        for number in range(state.pages, len(pages)):
-            writer.fill(Batch(revision=source.revision, rows=pages[number]()), f"-{number}")
+        for number, page in enumerate(itertools.islice(source.pages(), state.pages, None), state.pages):
+            writer.fill(Batch(revision=source.revision, rows=page()), f"-{number}")
             state.pages = number + 1
             _write(directory, state)
-            told(MoveProgress("sending", state.pages, len(pages)))
+            told(MoveProgress("sending", state.pages, total))
     finally:
         writer.close()
 
 
 def _compared(source: Source, cluster: Cluster, told: Told) -> Moved:
-    pages = list(source.pages())
+    total = source.page_count()
 
     def read() -> Iterator[Page]:
-        for number, page in enumerate(pages, 1):
+        for number, page in enumerate(source.pages(), 1):
             yield page
-            told(MoveProgress("comparing", number, len(pages)))
+            told(MoveProgress("comparing", number, total))
 
     counts = counts_of_source(source, read())
     rows: dict[str, int] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,14 +26,25 @@ from engine.criteria.model import EventType
 from engine.criteria.zones import SPAN_MICROS
 from engine.values import Value, partition_of
 
-USERS_AT_ONCE = 5_000
-EVENTS_AT_ONCE = 50_000
-"""Users and events of a page. They decide what the token of a page means, so they never change."""
+ROWS_AT_ONCE = 50_000
+"""Rows of a page, about."""
+USERS_AT_ONCE = 1_000
+ROWS_A_USER = 10
+"""Users that are read at once, and rows that one counts as. These numbers decide what the token of a page
+means, so they never change.
+"""
 
 Rows = dict[str, dict[int, list[Row]]]
 """Rows of each table, by partition."""
 Page = Callable[[], Rows]
 """Reads the rows of a page."""
+
+
+class _Piece(NamedTuple):
+    """A part of a page: rows, about, and what reads them."""
+
+    rows: int
+    read: Page
 
 
 class Source:
@@ -48,11 +60,21 @@ class Source:
         self._partitions = [(group, p) for group in range(backend.groups) for p in sorted(of_group(group))]
 
     def pages(self) -> Iterator[Page]:
-        """All rows."""
+        """All rows. A page is of one account. One that was read takes memory for as long as it is kept."""
         for account in self._accounts():
+            page: list[_Piece] = []
             for group in range(account.groups):
-                yield from self._users(account, group)
-                yield from self._events(account, group)
+                for piece in itertools.chain(self._users(account, group), self._events(account, group)):
+                    if page and sum(each.rows for each in page) + piece.rows > ROWS_AT_ONCE:
+                        yield functools.partial(_read, page)
+                        page = []
+                    page.append(piece)
+            if page:
+                yield functools.partial(_read, page)
+
+    def page_count(self) -> int:
+        """The number of pages. Reads no rows."""
+        return sum(1 for _ in self.pages())
 
     def users(self) -> dict[tuple[str, int], int]:
         """The number of users by account and partition, those without any are left out. Counted by the
@@ -77,11 +99,13 @@ class Source:
 
     # --- users ----------------------------------------------------------------------------------------------
 
-    def _users(self, account: Account, group: int) -> Iterator[Page]:
+    def _users(self, account: Account, group: int) -> Iterator[_Piece]:
         with self._backend._locked():
             alive = list(account.directory.alive(group))
         for start in range(0, len(alive), USERS_AT_ONCE):
-            yield functools.partial(self._user_rows, account, group, alive[start : start + USERS_AT_ONCE])
+            some = alive[start : start + USERS_AT_ONCE]
+            read = functools.partial(self._user_rows, account, group, some)
+            yield _Piece(ROWS_A_USER * len(some), read)
 
     def _user_rows(self, account: Account, group: int, some: Sequence[int]) -> Rows:
         rows: Rows = {FACTS: {}, SEEN: {}}
@@ -101,13 +125,14 @@ class Source:
 
     # --- events ---------------------------------------------------------------------------------------------
 
-    def _events(self, account: Account, group: int) -> Iterator[Page]:
+    def _events(self, account: Account, group: int) -> Iterator[_Piece]:
         for table, part in self._parts(account, group):
-            # Its pages follow each other, and share what is read.
+            # Its pieces follow each other, and share what is read.
             read = functools.lru_cache(1)(functools.partial(self._frame, account, part))
-            for start in range(0, part.record.rows, EVENTS_AT_ONCE):
-                stop = min(start + EVENTS_AT_ONCE, part.record.rows)
-                yield functools.partial(self._event_rows, account, table, read, start, stop)
+            for start in range(0, part.record.rows, ROWS_AT_ONCE):
+                stop = min(start + ROWS_AT_ONCE, part.record.rows)
+                rows = functools.partial(self._event_rows, account, table, read, start, stop)
+                yield _Piece(stop - start, rows)
 
     def _parts(self, account: Account, group: int) -> list[tuple[TableKey, Part]]:
         with self._backend._locked():
@@ -169,6 +194,15 @@ class Source:
                     first, last = min(first, int(times.min())), max(last, int(times.max()))
                     events += len(times)
         return AccountRows(spans=frozenset(spans), events=events, first_time=first, last_time=last)
+
+
+def _read(pieces: Sequence[_Piece]) -> Rows:
+    found: Rows = {}
+    for piece in pieces:
+        for table, by_partition in piece.read().items():
+            for p, rows in by_partition.items():
+                found.setdefault(table, {}).setdefault(p, []).extend(rows)
+    return found
 
 
 def _place(name: str) -> tuple[str, str]:

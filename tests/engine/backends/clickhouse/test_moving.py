@@ -31,7 +31,7 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.palette import DURATIONS
 from tests.oracle.trees import Trees
 
-WORLDS = 6
+WORLDS = 2
 SHARDS = 2
 
 
@@ -55,7 +55,7 @@ def url(tmp_path: Path, databases: Databases) -> str:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "USERS_AT_ONCE", 3)
-    monkeypatch.setattr(pages, "EVENTS_AT_ONCE", 4)
+    monkeypatch.setattr(pages, "ROWS_AT_ONCE", 8)
 
 
 def exported(backup: Path, url: str) -> Moved:
@@ -200,7 +200,7 @@ def test_an_export_that_was_interrupted_goes_on(
     with pytest.raises(StoreUnavailable, match="moving the store"):
         opened(url)
     monkeypatch.setattr(pages, "USERS_AT_ONCE", 3)
-    monkeypatch.setattr(pages, "EVENTS_AT_ONCE", 4)
+    monkeypatch.setattr(pages, "ROWS_AT_ONCE", 8)
     moved = exported(backup, url)
     assert moved.differences == ()
     assert (moved.users, moved.rows[EVENTS], moved.rows[SEEN]) == (len(LEFT), 22, len(LEFT))
