@@ -31,7 +31,7 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.palette import DURATIONS
 from tests.oracle.trees import Trees
 
-WORLDS = 2
+WORLDS = 1
 SHARDS = 2
 
 
