@@ -25,6 +25,7 @@ from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, event, upda
 from tests.engine.backends.clickhouse.databases import Databases, databases_on
 from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started
 from tests.engine.backends.clickhouse.test_store import EVERYONE, opened, users
+from tests.oracle import engine_side
 from tests.oracle.campaign import world_of
 from tests.oracle.differences import Difference, in_first_half, in_second_half
 from tests.oracle.engine_side import EngineSide
@@ -83,7 +84,9 @@ def reopened(url: str, directory: Path) -> LocalBackend:
 
 
 @pytest.mark.oracle
-def test_random_worlds_go_on_in_the_cluster_as_in_the_embedded_store(tmp_path: Path, url: str) -> None:
+def test_random_worlds_go_on_in_the_cluster_as_in_the_embedded_store(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1. Half of each world is told to an embedded store, which keeps memberships. 2. It is moved. 3. The
     cluster is told the rest, and answers as the oracle does: members, checks, warnings, memberships that it
     refreshes, and their change logs from the first change on.
@@ -105,6 +108,8 @@ def test_random_worlds_go_on_in_the_cluster_as_in_the_embedded_store(tmp_path: P
     assert moved.differences == ()
     assert not list(_faults(tmp_path / "gateway"))
     side.moved_to(tmp_path / "gateway", functools.partial(reopened, url))
+    # A page is a statement.
+    monkeypatch.setattr(engine_side, "PAGE_USERS", 100)
     try:
         assert _profiles(side, worlds) == profiles, f"seed {seed}"
         assert _catalog(side.backend, worlds) == catalog, f"seed {seed}"
