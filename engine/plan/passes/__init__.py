@@ -47,9 +47,12 @@ def optimise(plan: Plan, passes: Sequence[Pass] = ALL_PASSES, statistics: Statis
     # A pass that finds nothing to do leaves the plan alone.
     plan = pruned(plan, plan.steps, plan.roots)
     for _ in range(ROUNDS_MAX):
-        before = plan
+        before = changed = plan
         for run in passes:
             plan = run(plan, known)
-        if plan is before or plan.encode() == before.encode():
+            if run is not order_operands:
+                changed = plan
+        # The order of operands enables no other pass, and a single step enables none.
+        if changed is before or len(plan.steps) == 1 or plan.encode() == before.encode():
             break
     return plan

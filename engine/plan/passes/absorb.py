@@ -19,6 +19,8 @@ from engine.plan.statistics import Statistics
 
 def absorb(plan: Plan, statistics: Statistics) -> Plan:
     """The plan without operands that another operand makes redundant."""
+    if len(plan.steps) == 1:
+        return plan
     known: list[Relations] = []
 
     def rule(draft: Draft, step: Step) -> int:

@@ -32,7 +32,20 @@ from engine.plan.statistics import Statistics
 
 def fold_constants(plan: Plan, statistics: Statistics) -> Plan:
     """The plan without steps whose set is known to be empty, except for roots."""
-    return rewrite(plan, _fold)
+    return rewrite(plan, _fold) if any(map(_folds, plan.steps)) else plan
+
+
+def _folds(step: Step) -> bool:
+    """Whether the step is empty, or becomes another one on its own."""
+    match step:
+        case Empty():
+            return True
+        case Difference():
+            return step.minuend == step.subtrahend
+        case Intersection() | Union():
+            return not step.operands
+        case _:
+            return is_impossible(step)
 
 
 def _fold(draft: Draft, step: Step) -> int:

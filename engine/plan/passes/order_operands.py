@@ -12,12 +12,14 @@ import math
 
 from engine.plan.costs import CostModel, Estimate
 from engine.plan.model import Intersection, Plan, Step, Union
-from engine.plan.passes.rewrite import Draft, rewrite
+from engine.plan.passes.rewrite import Draft, has, rewrite
 from engine.plan.statistics import Statistics
 
 
 def order_operands(plan: Plan, statistics: Statistics) -> Plan:
     """The plan with the operands of every group in the best order."""
+    if not has(plan, (Intersection, Union)):
+        return plan
     costs = CostModel(statistics)
 
     def rule(draft: Draft, step: Step) -> int:

@@ -13,6 +13,8 @@ from engine.plan.statistics import Statistics
 
 def share(plan: Plan, statistics: Statistics) -> Plan:
     """The plan without duplicate steps."""
+    if len(set(map(type, plan.steps))) == len(plan.steps):
+        return plan
     known: dict[bytes, int] = {}
 
     def rule(draft: Draft, step: Step) -> int:
