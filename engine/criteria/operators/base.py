@@ -13,7 +13,7 @@ A resolved test has `matcher` and `describe`. Most operators are both, since the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
@@ -68,10 +68,13 @@ class TimelessOperator(Operator, frozen=True):
         return self
 
 
-JoinedSearch: TypeAlias = Callable[[bytes, int, int], tuple[int, int] | None]
-"""Where the first match in strings that are joined by line breaks starts and ends; None: there is none. They
-are searched from the start of one string to the end of one. No string has a line break of its own.
+JoinedSearch: TypeAlias = Callable[[bytes, int, int], Iterator[tuple[int, int]]]
+"""Where each match in strings that are joined by line breaks starts and ends, in order, one of a string at
+most. They are searched from the start of one string to the end of one. No string has a line break of its own.
 """
+
+Texts: TypeAlias = tuple[bytes, bytes]
+"""The strings from one to another, both included, in the order of their UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -90,6 +93,10 @@ class Matcher:
     instants: tuple[TimeRange, ...] = ()
     literal: bytes = b""
     """UTF-8 that every passing string contains, so that an index of strings can skip the others."""
+    is_literal: bool = False
+    """Whether every string that contains the literal passes."""
+    between: Texts | None = None
+    """Every passing string is one of these; None: any string may pass."""
     program_bytes: int = 0
     """Memory of compiled expressions, at most."""
     joined: JoinedSearch | None = None
@@ -103,6 +110,9 @@ def on_strings(
     literal: str = "",
     program_bytes: int = 0,
     joined: JoinedSearch | None = None,
+    *,
+    is_literal: bool = False,
+    between: Texts | None = None,
 ) -> Matcher:
     """A test on strings: passes a matching string, and a list with a matching element."""
 
@@ -111,4 +121,12 @@ def on_strings(
             return passes_text(value)
         return type(value) is tuple and any(map(passes_text, value))
 
-    return Matcher(STRINGS, passes, literal=literal.encode(), program_bytes=program_bytes, joined=joined)
+    return Matcher(
+        STRINGS,
+        passes,
+        literal=literal.encode(),
+        is_literal=is_literal,
+        between=between,
+        program_bytes=program_bytes,
+        joined=joined,
+    )

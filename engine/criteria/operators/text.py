@@ -12,13 +12,13 @@ no pattern takes more than linear time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias, get_args
 
 import re2
 
 from engine.criteria.faults import Faults
-from engine.criteria.operators.base import JoinedSearch, Matcher, TimelessOperator, on_strings
+from engine.criteria.operators.base import JoinedSearch, Matcher, Texts, TimelessOperator, on_strings
 from engine.criteria.words import ignoring_case, quoted
 
 EXPRESSION_BYTES_MAX = 1 << 20
@@ -30,6 +30,14 @@ _WHOLE_STRING = re.compile(r"\\[AzCQ]|\(\?[a-zA-Z]*-[a-zA-Z]*m")
 """What may make an expression speak of the ends of all that is searched, or of single bytes: `\\A`, `\\z`,
 `\\Q`, which hides what follows, `\\C`, and flags that end multi-line mode. It has no form for joined strings.
 """
+
+_STRUCTURE = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|[()|]", re.DOTALL)
+"""Escapes, classes, and what is left of groups and choices beside them."""
+_REPETITIONS = ("*", "+", "?", "{")
+_RANGE_BYTES_MAX = 16
+"""Bytes of the ends of a range of strings."""
+_ABOVE_UTF_8 = b"\xff"
+"""Sorts above the rest of any string."""
 
 _GLOB_WILDCARDS = {"*": "(?s:.*)", "?": "(?s:.)"}
 _GLOB_WILDCARD = re.compile(r"[*?]")
@@ -93,9 +101,9 @@ class Text(TimelessOperator, frozen=True, tag="text"):
         """Passes strings that match the pattern. Raises BadPattern."""
         match self.op:
             case "contains":
-                return _folding(self, lambda value, pattern: pattern in value)
+                return _folding(self, lambda value, pattern: pattern in value, is_literal=True)
             case "starts_with":
-                return _folding(self, str.startswith)
+                return _folding(self, str.startswith, between=_beginning_with(self.pattern))
             case "ends_with":
                 return _folding(self, str.endswith)
             case "glob":
@@ -107,6 +115,7 @@ class Text(TimelessOperator, frozen=True, tag="text"):
                     lambda value: found(value.encode()),
                     program_bytes=PROGRAM_BYTES_MAX,
                     joined=_joined_searcher(joined, ignore_case=self.ignore_case),
+                    between=_between(self.pattern, ignore_case=self.ignore_case),
                 )
 
     def describe(self) -> str:
@@ -118,9 +127,17 @@ Tests: TypeAlias = Text
 Resolved: TypeAlias = Text
 
 
-def _folding(test: Text, passes: TextTest) -> Matcher:
+def _folding(
+    test: Text, passes: TextTest, *, is_literal: bool = False, between: Texts | None = None
+) -> Matcher:
+    """`is_literal`, `between`: what is known of strings that pass if case is not folded."""
     if not test.ignore_case:
-        return on_strings(lambda value: passes(value, test.pattern), literal=test.pattern)
+        return on_strings(
+            lambda value: passes(value, test.pattern),
+            literal=test.pattern,
+            is_literal=is_literal,
+            between=between,
+        )
     pattern = test.pattern.casefold()
     return on_strings(lambda value: passes(value.casefold(), pattern))
 
@@ -135,6 +152,7 @@ def _glob(test: Text) -> Matcher:
         literal=_longest_literal(pattern),
         program_bytes=PROGRAM_BYTES_MAX,
         joined=_joined_searcher(f"^{_glob_body(pattern)}$", ignore_case=False),
+        between=_beginning_with(_GLOB_WILDCARD.split(pattern, maxsplit=1)[0]),
     )
 
 
@@ -185,21 +203,62 @@ def _searcher(expression: Any) -> Callable[[bytes], bool]:
 def _joined_searcher(pattern: str | None, *, ignore_case: bool) -> JoinedSearch | None:
     """Searches joined strings for an expression. In multi-line mode the ends of a line are those of a string,
     and nothing in it matches a line break, so it matches within a line what it matches in the string alone.
-    None: the expression (or None) has no such form.
+    What follows a match in its line belongs to it, so that the next one is looked for in the next line. None:
+    the expression (or None) has no such form.
     """
     if pattern is None:
         return None
     try:
-        expression = _compiled(f"(?m){pattern}", ignore_case=ignore_case, within_lines=True)
+        expression = _compiled(f"(?m)(?:{pattern})[^\\n]*", ignore_case=ignore_case, within_lines=True)
     except BadPattern:
         # It is longer than that for one string, and may be too long.
         return None
 
-    def search(joined: bytes, start: int, end: int) -> tuple[int, int] | None:
-        found = expression.search(joined, start, end)
-        return None if found is None else found.span()
+    # Beneath `finditer`, which takes several times as long as to find a match among short strings.
+    match, anywhere = expression._regexp.Match, re2._Anchor.UNANCHORED
+
+    def search(joined: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+        while start <= end:
+            first, last = match(anywhere, joined, start, end)[0]
+            if first < 0:
+                return
+            yield first, last
+            start = last + 1
 
     return search
+
+
+def _beginning_with(text: str) -> Texts | None:
+    """The strings that begin with a text."""
+    return (text.encode(), text.encode() + _ABOVE_UTF_8) if text else None
+
+
+def _between(pattern: str, *, ignore_case: bool) -> Texts | None:
+    """Strings among which are all that an expression matches; None: any may be, as for most that do not begin
+    with `^`.
+    """
+    if not _is_anchored(pattern):
+        return None
+    try:
+        whole = _compiled(f"(?:{pattern})(?s:.*)", ignore_case=ignore_case)
+        least, most = whole.possiblematchrange(_RANGE_BYTES_MAX)
+    except (BadPattern, re2.error):
+        return None
+    return least, most
+
+
+def _is_anchored(pattern: str) -> bool:
+    """Whether an expression begins with `^`, whatever it goes on with: a choice at its top level would make
+    that a part of it, and a repetition would make it optional.
+    """
+    if not pattern.startswith("^") or pattern[1:2] in _REPETITIONS or _WHOLE_STRING.search(pattern):
+        return False
+    depth = 0
+    for piece in _STRUCTURE.findall(pattern):
+        if piece == "|" and not depth:
+            return False
+        depth += {"(": 1, ")": -1}.get(piece, 0)
+    return True
 
 
 def _message(error: Exception) -> str:

@@ -32,7 +32,7 @@ from engine.backends.local.attributes.term_dictionary import TermDictionaries, T
 from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
 from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
-from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, mask_of_values
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.page_cache import (
@@ -50,7 +50,7 @@ from engine.backends.local.storage.page_cache import (
 )
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ReadKey
-from engine.backends.local.storage.transactions import missing_keys
+from engine.backends.local.storage.transactions import Pairs, missing_keys
 from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
 from engine.backends.local.storage.unwritten import Unwritten
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
@@ -300,8 +300,11 @@ class Properties:
     def _value_bitmap(self, field: int, kind: Kind, group: int, stored_value: bytes) -> CachedPage[BitMap]:
         """The bitmap of a value, to be modified."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
-        cached = self._page_cache.get(prefix + value_key_suffix(stored_value), BITMAP)
-        if not cached.value:
+        suffix = value_key_suffix(stored_value)
+        cached = self._page_cache.get(prefix + suffix, BITMAP)
+        if cached.value:
+            self._term_dictionaries.changes(prefix + suffix[:1], suffix[1:])
+        else:
             # Empty bitmaps are not stored, so enumeration has to find this one in memory.
             self._new_values.fresh.setdefault(prefix, set()).add(cached.key)
             if len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
@@ -356,13 +359,15 @@ class Properties:
 
     def with_value_by_group(
         self, field: int, kind: Kind, groups: int, value: str | bool, pause: Callable[[], None]
-    ) -> Iterator[tuple[int, BitMap]]:
-        """As `with_value`, for each group. Pages are not cached: the caller keeps what it makes of them."""
-        suffix, read = value_suffix(value), self._page_cache.read
+    ) -> Iterator[tuple[int, BitMap | bytes]]:
+        """As `with_value`, for each group, possibly serialised. Pages are not cached: the caller keeps what
+        it makes of them.
+        """
+        suffix, read = value_suffix(value), self._page_cache.serialised
         for group in range(groups):
             if group % PAUSE_PAGES == 0:
                 pause()
-            users = read(key(Family.FIELD_VALUE, self._account, field, kind, group) + suffix, BITMAP)
+            users = read(key(Family.FIELD_VALUE, self._account, field, kind, group) + suffix)
             if users is not None:
                 yield group, users
 
@@ -380,9 +385,13 @@ class Properties:
         # Everything that is there now: what comes while others go first concerns users that change.
         apart = [*map(bytes, self._page_cache.reading().keys(prefix + DIGEST_SUFFIX)), *sorted(fresh)]
         terms = self._terms(plain, read)
+        terms.settle(read.pause)
         with read.released():
             passing = terms.passing(matcher, read)
-        users = self._with_any(plain, passing, read)
+        self._term_dictionaries.grown(plain)
+        users = self._with_any(plain, passing.texts, read)
+        # Ids in order go into the set faster.
+        users |= bitmap_of(np.sort(passing.users))
         for start in range(0, len(apart), PAUSE_PAGES):
             read.pause()
             users |= self._with_apart(apart[start : start + PAUSE_PAGES], prefix, matcher, read)
@@ -429,8 +438,14 @@ class Properties:
         found = dictionaries.find(plain)
         if found is None:
             version = dictionaries.version
-            with self._page_cache.newest() as txn, read.released():
-                found = TermDictionary.of_keys(_checked(txn.key_blocks(plain), read), plain)
+            # Stored users of what is dirty, or becomes so meanwhile, are not those of now.
+            dirty = self._page_cache.unstored_keys()
+            with dictionaries.building(plain) as changed, self._page_cache.newest() as txn:
+                with read.released():
+                    mine = frozenset(each for each in dirty if each.startswith(plain))
+                    found = TermDictionary.of_pairs(_checked(txn.pair_blocks(plain), read), plain, mine)
+                for text in changed:
+                    found.changes(text)
             dictionaries.put(plain, found, version)
         return found
 
@@ -500,8 +515,8 @@ class Properties:
             start = page << PAGE_BITS
             return self._page_cache.view(self._column_key(field, kind, group, start), codec)
 
-        values = self._flat.values((field, kind, group), count, _absent(kind), page_of, pause)
-        return mask_of_values(values, ranges, pause)
+        column = self._flat.column((field, kind, group), count, _absent(kind), page_of, pause)
+        return column.mask(ranges, count, pause)
 
     def match_users(
         self, fields: Sequence[int], group: int, users: BitMap, matcher: Matcher, read: Unshared
@@ -534,8 +549,8 @@ class Properties:
         return (write for field in fields if (write := profile.get(field)) is not None)
 
 
-def _checked(blocks: Iterable[list[bytes]], read: Unshared) -> Iterator[list[bytes]]:
-    """The same keys. Looks at the deadline from time to time."""
+def _checked(blocks: Iterable[Pairs], read: Unshared) -> Iterator[Pairs]:
+    """The same pairs. Looks at the deadline from time to time."""
     for block in blocks:
         read.check()
         yield block

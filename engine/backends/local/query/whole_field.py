@@ -44,7 +44,7 @@ class WholeField:
         name = key(Family.FIELD_PRESENT, self._account.number, self._field, kind)
         return self._kept(name, lambda: self._present_by_group(kind))
 
-    def _present_by_group(self, kind: Kind) -> Iterator[tuple[int, BitMap]]:
+    def _present_by_group(self, kind: Kind) -> Iterator[tuple[int, BitMap | bytes]]:
         for group in range(self._ordinals.groups):
             if group % PAUSE_PAGES == 0:
                 self._read.pause()
@@ -82,7 +82,7 @@ class WholeField:
         return _Texts(distinct)
 
     def _kept(
-        self, name: bytes, sets: Callable[[], Iterator[tuple[int, BitMap]]], users_min: int = 0
+        self, name: bytes, sets: Callable[[], Iterator[tuple[int, BitMap | bytes]]], users_min: int = 0
     ) -> BitMap:
         """The users of all groups: as kept under a name, or found anew and kept, if they are enough."""
         cache, ordinals = self._account.cache, self._ordinals
@@ -90,7 +90,7 @@ class WholeField:
         if found is None:
             began = cache.instant()
             self._read.looked_at += ordinals.groups
-            found = ordinals.joined(sets())
+            found = ordinals.joined_stored(sets())
             if len(found) >= users_min:
                 cache.add(ordinals.place, name, found, ordinals.size, began)
         return found

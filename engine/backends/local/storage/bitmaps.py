@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import itertools
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,36 +18,72 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 _COOKIE_NO_RUNS = 12346
-_CONTAINER_IDS = 1 << 16
-_CONTAINER_BYTES = _CONTAINER_IDS // 8
+CONTAINER_IDS = 1 << 16
+"""Ids of a container: a set is shifted by as many without being looked at."""
+_CONTAINER_BYTES = CONTAINER_IDS // 8
 _ARRAY_IDS_MAX = 4_096
-_HEAD_BYTES = 8
+_HEAD = struct.Struct("<II")
+_HEAD_BYTES = _HEAD.size
 _BYTES_PER_CONTAINER = 8
 """In the header: key, size and offset."""
 
 
 def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> BitMap:
     """The set of positions at which `mask` is true."""
-    described: list[int] = []
-    containers: list[bytes] = []
-    for start in range(0, len(mask), _CONTAINER_IDS):
-        piece = mask[start : start + _CONTAINER_IDS]
-        size = int(np.count_nonzero(piece))
-        if not size:
+    count = -(-len(mask) // CONTAINER_IDS)
+    bits = np.packbits(mask, bitorder="little")
+    if len(bits) < count * _CONTAINER_BYTES:
+        padded = np.zeros(count * _CONTAINER_BYTES, np.uint8)
+        padded[: len(bits)] = bits
+        bits = padded
+    sizes = (
+        np.bitwise_count(bits.view(np.uint64))
+        .reshape(count, _CONTAINER_BYTES // 8)
+        .sum(axis=1, dtype=np.int64)
+        .tolist()
+    )
+    content: list[bytes] = []
+    for number, size in enumerate(sizes):
+        if size > _ARRAY_IDS_MAX:
+            content.append(bits[number * _CONTAINER_BYTES : (number + 1) * _CONTAINER_BYTES].tobytes())
+        elif size:
+            piece = mask[number * CONTAINER_IDS : (number + 1) * CONTAINER_IDS]
+            content.append(piece.nonzero()[0].astype("<u2").tobytes())
+    return _of_containers([(number, size - 1) for number, size in enumerate(sizes) if size], content)
+
+
+def joined_stored(pieces: Iterable[tuple[int, bytes]]) -> BitMap:
+    """The union of serialised sets, each shifted by a number of containers. They come in order and do not
+    overlap. To join them as bytes takes a fraction of the time of a set operation for each.
+    """
+    described: list[tuple[int, int]] = []
+    content: list[bytes] = []
+    others: list[BitMap] = []
+    for first, stored in pieces:
+        cookie, count = _HEAD.unpack_from(stored)
+        if cookie != _COOKIE_NO_RUNS:
+            others.append(BitMap.deserialize(stored).shift(first * CONTAINER_IDS))
             continue
-        described += (start >> 16, size - 1)
-        if size <= _ARRAY_IDS_MAX:
-            containers.append(piece.nonzero()[0].astype("<u2").tobytes())
-        else:
-            bits = np.packbits(piece, bitorder="little").tobytes()
-            containers.append(bits.ljust(_CONTAINER_BYTES, b"\0"))
-    if not containers:
+        numbers = struct.unpack_from(f"<{2 * count}H", stored, _HEAD_BYTES)
+        described += zip((first + number for number in numbers[::2]), numbers[1::2], strict=True)
+        content.append(stored[_HEAD_BYTES + _BYTES_PER_CONTAINER * count :])
+    users = _of_containers(described, content)
+    for other in others:
+        users |= other
+    return users
+
+
+def _of_containers(described: Sequence[tuple[int, int]], content: Sequence[bytes]) -> BitMap:
+    """The set of these containers: the number and the size less 1 of each, and their content, joined."""
+    if not described:
         return BitMap(optimize=False)
-    count = len(containers)
-    first = _HEAD_BYTES + _BYTES_PER_CONTAINER * count
-    offsets = itertools.accumulate(map(len, containers[:-1]), initial=first)
-    head = struct.pack(f"<II{2 * count}H{count}I", _COOKIE_NO_RUNS, count, *described, *offsets)
-    return BitMap.deserialize(head + b"".join(containers))
+    count = len(described)
+    sizes = (2 * (more + 1) if more < _ARRAY_IDS_MAX else _CONTAINER_BYTES for _, more in described[:-1])
+    offsets = itertools.accumulate(sizes, initial=_HEAD_BYTES + _BYTES_PER_CONTAINER * count)
+    head = struct.pack(
+        f"<II{2 * count}H{count}I", _COOKIE_NO_RUNS, count, *itertools.chain(*described), *offsets
+    )
+    return BitMap.deserialize(b"".join((head, *content)))
 
 
 def bitmap_of(ids: npt.NDArray[np.integer[Any]]) -> BitMap:

@@ -35,6 +35,7 @@ _SECRET = bytes.fromhex(
 """Of XXH3: what messages are mixed with."""
 _PRIME = np.uint64(0x9E3779B185EBCA87)
 _AVALANCHE_PRIME = np.uint64(0x165667919E3779F9)
+_MIX_PRIME = np.uint64(0x9FB21C651E98DF25)
 _HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFF_FFFF)
 
 
@@ -58,6 +59,28 @@ def hashes_of(prefix: bytes, joined: bytes, ends: Int64s) -> Uint64s:
             some = rows[start : start + HASHED_AT_ONCE]
             found[some] = _hashed(_Messages(prefix, words, ends[some]), size)
     return found
+
+
+def hashes_of_words(words: npt.NDArray[np.uint32], seeds: Uint64s) -> Uint64s:
+    """XXH3-64 of the four bytes of each word, little-endian, each with a seed of its own."""
+    halves = seeds & _LOW_HALF
+    flips = (_secret(8) ^ _secret(16)) - (
+        seeds ^ halves.astype(np.uint32).byteswap().astype(np.uint64) << _HALF
+    )
+    doubled = words.astype(np.uint64)
+    doubled |= doubled << _HALF
+    hashes = doubled ^ flips
+    hashes ^= _rotated(hashes, 49) ^ _rotated(hashes, 24)
+    hashes *= _MIX_PRIME
+    hashes ^= (hashes >> np.uint64(35)) + np.uint64(words.itemsize)
+    hashes *= _MIX_PRIME
+    hashes ^= hashes >> np.uint64(28)
+    return hashes
+
+
+def _rotated(words: Uint64s, bits: int) -> Uint64s:
+    """The words, rotated to the left."""
+    return words << np.uint64(bits) | words >> np.uint64(64 - bits)
 
 
 class _Messages:

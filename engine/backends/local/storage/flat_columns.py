@@ -2,8 +2,9 @@
 
 A column of users is stored in pages of `PAGE_USERS`, so that a checkpoint rewrites little of it. Comparing
 page by page costs more in calls than in comparisons. So a column that is asked about is copied into one
-array. A write to a page marks it, and the next question copies that page again. Numbers are kept in two bytes
-each while all of them are integers below `ABSENT_SMALL`: scores, counts, years.
+array. A write to a page marks it, and the next question copies that page again. Numbers are kept in two
+bytes each while all of them are integers below `ABSENT_SMALL`: scores, counts, years. Beside times their *hours* are
+kept, in two bytes each. These decide all times but those in the hours at the ends of a range.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pyroaring import BitMap
 
 from engine.backends.local.storage.arrays import Bools
-from engine.backends.local.storage.bitmaps import bitmap_of_mask
 from engine.backends.local.storage.page_cache import PAGE_BITS, PAGE_USERS
 from engine.backends.local.storage.ranges import ABSENT_SMALL, Ranges
 from engine.backends.local.storage.turns import PAUSE_PAGES
@@ -25,6 +24,12 @@ from engine.bounded_cache import BoundedCache
 
 COMPARED_AT_ONCE = PAUSE_PAGES * PAGE_USERS
 """Values compared before others go first."""
+
+HOUR_BITS = 32
+"""An hour is 2^32 microseconds, about 72 minutes."""
+HOURS_BEFORE = 60_000
+"""Hours before the first page's last time, about eight years, that are told apart; those before are one."""
+_HOUR_MAX = (1 << 16) - 1
 
 Values: TypeAlias = npt.NDArray[Any]
 
@@ -34,22 +39,33 @@ class FlatColumn:
 
     def __init__(self, absent: float) -> None:
         self._absent = absent
-        self.values: Values = np.empty(0, np.uint16 if math.isnan(absent) else np.int64)
+        are_numbers = math.isnan(absent)
+        self.values: Values = np.empty(0, np.uint16 if are_numbers else np.int64)
         self.stale: set[int] = set()
+        self._hours: npt.NDArray[np.uint16] | None = None if are_numbers else np.empty(0, np.uint16)
+        self._first_hour: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return self.values.nbytes + (0 if self._hours is None else self._hours.nbytes)
 
     def grow(self, pages: int) -> None:
         """Makes room for a number of pages; those that are new are stale."""
         known = len(self.values) >> PAGE_BITS
         if pages > known:
-            grown = np.empty(pages << PAGE_BITS, self.values.dtype)
-            grown[: len(self.values)] = self.values
-            self.values = grown
+            if self._hours is not None:
+                self._hours = _grown(self._hours, pages)
+            self.values = _grown(self.values, pages)
             self.stale.update(range(known, pages))
 
     def copy_page(self, page: int, values: Values | None) -> None:
         """Replaces the values of a page. None: it has none."""
         part = slice(page << PAGE_BITS, (page + 1) << PAGE_BITS)
-        if self.values.dtype != np.uint16:
+        if self._hours is not None:
+            self.values[part] = self._absent if values is None else values
+            self._hours[part] = self._hours_of(self.values[part])
+        elif self.values.dtype != np.uint16:
             self.values[part] = self._absent if values is None else values
         elif values is None:
             self.values[part] = ABSENT_SMALL
@@ -70,6 +86,49 @@ class FlatColumn:
         self.values = self.values.astype(np.float64)
         self.values[are_absent] = self._absent
         self.values[part] = numbers
+
+    def _hours_of(self, times: Values) -> Values:
+        """The hour of each time: an order that times agree with. Of no time it is the least."""
+        if self._first_hour is None:
+            latest = int(times.max())
+            if latest == self._absent:
+                return np.zeros(len(times), np.uint16)
+            self._first_hour = (latest >> HOUR_BITS) - HOURS_BEFORE
+        return np.asarray(np.clip((times >> HOUR_BITS) - self._first_hour, 0, _HOUR_MAX))
+
+    def mask(self, ranges: Ranges, count: int, pause: Callable[[], None]) -> Bools:
+        """Mask of the first values that lie in the ranges."""
+        span = ranges.only_span
+        if self._hours is None or self._first_hour is None or span is None:
+            return mask_of_values(self.values[:count], ranges, pause)
+        mask = np.empty(count, np.bool_)
+        for start in range(0, count, COMPARED_AT_ONCE):
+            if start:
+                pause()
+            piece = slice(start, min(start + COMPARED_AT_ONCE, count))
+            mask[piece] = self._between(piece, self._hours[piece], *span)
+        return mask
+
+    def _between(self, piece: slice, hours: npt.NDArray[np.uint16], low: int, high: int) -> Bools:
+        """Mask of times in a range, both ends included."""
+        first, last = self._hours_of(np.array((low, high))).tolist()
+        inside: Bools
+        if last - first > 1:
+            # What lies below the first becomes large.
+            inside = hours - np.uint16(first + 1) < last - first - 1
+        else:
+            inside = np.zeros(len(hours), np.bool_)
+        at_ends = np.flatnonzero((hours == first) | (hours == last))
+        times = self.values[piece].take(at_ends)
+        inside[at_ends] = (times >= low) & (times <= high)
+        return inside
+
+
+def _grown(values: Values, pages: int) -> Values:
+    """A copy with room for a number of pages."""
+    grown = np.empty(pages << PAGE_BITS, values.dtype)
+    grown[: len(values)] = values
+    return grown
 
 
 HeldColumns: TypeAlias = "BoundedCache[Hashable, FlatColumn]"
@@ -102,8 +161,19 @@ class FlatColumns:
         when it has no values. Where `absent` is NaN, values may be u16, `ABSENT_SMALL` for users without.
         Users that change during a pause may have other values.
         """
+        return self.column(column, count, absent, page_of, pause).values[:count]
+
+    def column(
+        self,
+        column: Hashable,
+        count: int,
+        absent: float,
+        page_of: Callable[[int], Values | None],
+        pause: Callable[[], None],
+    ) -> FlatColumn:
+        """The column of these values."""
         flat = self._of_size(column, (count + PAGE_USERS - 1) >> PAGE_BITS, absent)
-        copied, nbytes = 0, flat.values.nbytes
+        copied, nbytes = 0, flat.nbytes
         # It is in the cache before the first pause, so writes in a pause mark their pages again.
         while flat.stale:
             page = min(flat.stale)
@@ -112,9 +182,9 @@ class FlatColumns:
             # Not for ever, however many others write.
             if copied % PAUSE_PAGES == 0 and copied << PAGE_BITS <= len(flat.values):
                 pause()
-        if flat.values.nbytes != nbytes:
-            self._held.put((self._owner, column), flat, flat.values.nbytes)
-        return flat.values[:count]
+        if flat.nbytes != nbytes:
+            self._held.put((self._owner, column), flat, flat.nbytes)
+        return flat
 
     def _of_size(self, column: Hashable, pages: int, absent: float) -> FlatColumn:
         """The column with room for a number of pages, in the cache."""
@@ -123,13 +193,8 @@ class FlatColumns:
         if flat is None or len(flat.values) < pages << PAGE_BITS:
             flat = flat or FlatColumn(absent)
             flat.grow(pages)
-            self._held.put(key, flat, flat.values.nbytes)
+            self._held.put(key, flat, flat.nbytes)
         return flat
-
-
-def match_values(values: Values, ranges: Ranges, pause: Callable[[], None]) -> BitMap:
-    """The positions of values in the ranges."""
-    return bitmap_of_mask(mask_of_values(values, ranges, pause))
 
 
 def mask_of_values(values: Values, ranges: Ranges, pause: Callable[[], None]) -> Bools:

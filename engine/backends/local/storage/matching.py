@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +28,11 @@ slowest expressions take microseconds for a byte, most of them a nanosecond.
 SEARCHED_S = 0.002
 
 
-class Line(NamedTuple):
-    """One of the strings that are joined, and whether it is known to pass."""
+class Found(NamedTuple):
+    """Strings that are joined, each by a place in it: those that pass, and those that may."""
 
-    text: bytes
-    passes: bool
+    passing: list[int]
+    doubtful: list[int]
 
 
 def passing_values(matcher: Matcher, values: Sequence[Value], check: Callable[[], None]) -> Bools:
@@ -62,33 +62,44 @@ def _by_elements(matcher: Matcher, check: Callable[[], None]) -> Callable[[Value
     return passes
 
 
-def matching_lines(search: JoinedSearch, joined: bytes, check: Callable[[], None]) -> Iterator[Line]:
-    """The strings in which a match starts, out of those between two line breaks of `joined`, which begins and
-    ends with one. `check` is called from time to time and may raise.
+def search_joined(
+    search: JoinedSearch, joined: bytes, start: int, end: int, check: Callable[[], None]
+) -> Found:
+    """The strings in which a match starts, out of those from `start` to before the line break at `end`.
+    `check` is called from time to time and may raise.
     """
-    start, size = len(LINE_BREAK), SEARCHED_BYTES_MIN
-    while start < len(joined):
+    found = Found([], [])
+    size = SEARCHED_BYTES_MIN
+    # The last string may be empty.
+    while start <= end:
         check()
         began = time.perf_counter()
-        end = joined.find(LINE_BREAK, min(start + size, len(joined) - 1))
-        yield from _matching_between(search, joined, start, end, check)
-        start = end + 1
+        until = joined.find(LINE_BREAK, min(start + size, end))
+        _search_piece(search, joined, start, until, found, check)
+        start = until + 1
         # The clock decides how much is searched at a time, not what is found.
         is_quick = time.perf_counter() - began < SEARCHED_S
         size = min(size * 2, SEARCHED_BYTES_MAX) if is_quick else max(size // 2, SEARCHED_BYTES_MIN)
+    return found
 
 
-def _matching_between(
-    search: JoinedSearch, joined: bytes, start: int, end: int, check: Callable[[], None]
-) -> Iterator[Line]:
-    """Those of the strings from `start` to before the line break at `end`."""
-    number = 0
-    while start <= end and (found := search(joined, start, end)) is not None:
-        first, last = found
-        line_end = joined.find(LINE_BREAK, first)
-        line_start = joined.rfind(LINE_BREAK, 0, first) + 1
-        yield Line(joined[line_start:line_end], last <= line_end)
-        start = line_end + 1
-        number += 1
-        if number % VALUES_PER_CHECK == 0:
-            check()
+def _search_piece(
+    search: JoinedSearch, joined: bytes, start: int, end: int, found: Found, check: Callable[[], None]
+) -> None:
+    """Adds those of the strings from `start` to before the line break at `end`."""
+    passing, doubtful = found
+    looks_at = len(passing) + VALUES_PER_CHECK
+    while start <= end:
+        for first, last in search(joined, start, end):
+            line_end = joined.find(LINE_BREAK, first)
+            if last > line_end:
+                # It goes on in other strings, which are searched for matches of their own.
+                doubtful.append(first)
+                start = line_end + 1
+                break
+            passing.append(first)
+            if len(passing) > looks_at:
+                check()
+                looks_at += VALUES_PER_CHECK
+        else:
+            return

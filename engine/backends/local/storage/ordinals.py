@@ -14,7 +14,13 @@ import numpy as np
 from pyroaring import BitMap
 
 from engine.backends.local.storage.arrays import Bools, runs
-from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
+from engine.backends.local.storage.bitmaps import (
+    CONTAINER_IDS,
+    bitmap_of,
+    bitmap_of_mask,
+    ids_of,
+    joined_stored,
+)
 from engine.backends.local.storage.page_cache import PAGE_USERS
 
 ORDINALS_MAX = 1 << 32
@@ -55,6 +61,23 @@ class Ordinals:
             if dense:
                 users |= dense.shift(group * self.stride)
         return users
+
+    def joined_stored(self, sets: Iterable[tuple[int, BitMap | bytes]]) -> BitMap:
+        """As `joined`; a set may be serialised."""
+        if self.stride % CONTAINER_IDS:
+            return self.joined(
+                (group, dense if isinstance(dense, BitMap) else BitMap.deserialize(dense))
+                for group, dense in sets
+            )
+        stored: list[tuple[int, bytes]] = []
+        others: list[tuple[int, BitMap]] = []
+        for group, dense in sets:
+            if isinstance(dense, BitMap):
+                others.append((group, dense))
+            else:
+                stored.append((group * self.stride // CONTAINER_IDS, dense))
+        users = joined_stored(stored)
+        return users | self.joined(others) if others else users
 
     def of_masks(self, masks: Iterable[Bools | None]) -> BitMap:
         """The users whose dense id is true in the mask of their group; one mask, or None, for each group."""

@@ -22,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from engine.backends.local.storage.arrays import Uint32s
+from engine.backends.local.storage.bulk_hash import hashes_of_words
 from engine.backends.local.storage.environment import Environment
-from engine.backends.local.storage.transactions import ReadTransaction, Writable
+from engine.backends.local.storage.transactions import CHECKSUM_BYTES, Pairs, ReadTransaction, Writable
 
 T = TypeVar("T")
 
@@ -44,6 +46,12 @@ ABSENT_NUMBER = float("nan")
 ABSENT_TIME = -(1 << 63)
 
 U32_BYTES = 4
+NO_ID = 0xFFFF_FFFF
+"""Stands for no id."""
+
+
+_ONLY_ID = np.dtype([("checksum", f">u{CHECKSUM_BYTES}"), ("id", f"<u{U32_BYTES}")])
+"""A stored bitmap of a single id."""
 
 
 class Codec(Protocol[T]):
@@ -296,6 +304,16 @@ class PageCache:
         stored = self._stored(key)
         return None if stored is None else codec.decode(stored)
 
+    def serialised(self, key: bytes) -> BitMap | bytes | None:
+        """The set of the key, as it is kept or else serialised, or None. Does not cache it."""
+        cached = self._page_cache.get(key)
+        if cached is not None:
+            return cast(BitMap, cached.value)
+        stored = self._stored(key)
+        if stored is None:
+            return None
+        return BITMAP.decode(stored) if len(stored) == U32_BYTES else bytes(stored)
+
     def view(self, key: bytes, codec: ColumnCodec) -> npt.NDArray[Any] | None:
         """The entries of a column's page, or None; valid until the next pause. Does not cache the page."""
         cached = self._page_cache.get(key)
@@ -341,6 +359,10 @@ class PageCache:
         if not cached.dirty:
             cached.dirty = True
             self._dirty[cached.key] = cached
+
+    def unstored_keys(self) -> list[bytes]:
+        """The keys of all dirty pages."""
+        return [*self._writing, *self._dirty]
 
     def unstored(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[bytes, Any]]:
         """Dirty keys under the prefixes, with their values. Values that were put in encoded form are not
@@ -422,6 +444,19 @@ class PageCache:
                 del self._page_cache[cached.key]
                 self._bytes -= cached.size
         self._evict_above = max(self._bytes_max, int(self._bytes * EVICT_AGAIN_GROWTH))
+
+
+def only_ids(pairs: Pairs) -> Uint32s:
+    """The only id of each stored bitmap; `NO_ID` for one that has several, or fails its checksum."""
+    ids = np.full(len(pairs.values), NO_ID, np.uint32)
+    sizes = np.fromiter(map(len, pairs.values), np.int64, len(ids))
+    rows = np.flatnonzero(sizes == _ONLY_ID.itemsize)
+    values = pairs.values if len(rows) == len(ids) else [pairs.values[row] for row in rows.tolist()]
+    found = np.frombuffer(b"".join(values), _ONLY_ID)
+    words = np.ascontiguousarray(found["id"])
+    is_sound = hashes_of_words(words, pairs.hashes[rows]) == found["checksum"]
+    ids[rows[is_sound]] = words[is_sound]
+    return ids
 
 
 def _size(codec: Codec[Any], stored_bytes: int) -> int:

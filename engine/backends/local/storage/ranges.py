@@ -63,6 +63,13 @@ class Ranges:
     def __bool__(self) -> bool:
         return len(self._lows) > 0
 
+    @property
+    def only_span(self) -> tuple[int, int] | None:
+        """The only range, of instants, both ends included; None when there are more or none."""
+        if len(self._lows) != 1 or self._lows.dtype != np.int64:
+            return None
+        return int(self._lows[0]), int(self._highs[0])
+
     def holds(self, column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """A mask of the entries that lie in one of the ranges."""
         if column.dtype == np.uint16:

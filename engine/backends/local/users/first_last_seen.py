@@ -16,7 +16,12 @@ from pyroaring import BitMap
 
 from engine.backends.local.storage.arrays import Bools, Int64s, Uint32s, runs
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
-from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, mask_of_values
+from engine.backends.local.storage.flat_columns import (
+    FlatColumn,
+    FlatColumns,
+    HeldColumns,
+    mask_of_values,
+)
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
@@ -297,18 +302,23 @@ class FirstLastSeen:
         """As `match`, the mask of their dense ids. None: there is nobody."""
         pause()
         columns = [self._column(number, group, last, count, pause) for number in inputs]
-        return mask_of_values(_joined_times(columns, last), ranges, pause) if columns else None
+        if not columns:
+            return None
+        if len(columns) == 1:
+            return columns[0].mask(ranges, count, pause)
+        times = _joined_times([column.values[:count] for column in columns], last)
+        return mask_of_values(times, ranges, pause)
 
     def _column(
         self, input_number: int, group: int, last: bool, count: int, pause: Callable[[], None]
-    ) -> Int64s:
+    ) -> FlatColumn:
         """The last or first times of the first `count` users."""
 
         def page_of(page: int) -> Int64s | None:
             return self._page_of(input_number, group, page << PAGE_BITS, last)
 
         self._settle(input_number, group)
-        return self._flat.values((input_number, group, last), count, ABSENT_TIME, page_of, pause)
+        return self._flat.column((input_number, group, last), count, ABSENT_TIME, page_of, pause)
 
     def _page_of(self, input_number: int, group: int, start: int, last: bool) -> Int64s | None:
         """The last or first times of a page, without those that are buffered."""

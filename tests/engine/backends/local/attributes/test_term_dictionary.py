@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
-from engine.backends.local.attributes.term_dictionary import TermDictionaries, TermDictionary
-from engine.backends.local.storage.matching import matching_lines
+from engine.backends.local.attributes.term_dictionary import (
+    CHANGED_MIN,
+    CHANGED_SHARE_MAX,
+    TermDictionaries,
+    TermDictionary,
+)
+from engine.backends.local.storage.matching import search_joined
+from engine.backends.local.storage.page_cache import BITMAP, NO_ID
+from engine.backends.local.storage.transactions import Pairs, checksum_of
 from engine.backends.local.storage.turns import Unshared
 from engine.bounded_cache import BoundedCache
 from engine.criteria.model import Text
@@ -38,7 +50,24 @@ GLOBS = st.text(alphabet="aB.é\n*?", max_size=6)
 
 def containing(term_dictionary: TermDictionary, literal: str) -> list[str]:
     matcher = matcher_of(Text(op="contains", pattern=literal))
-    return sorted(text.decode() for text in term_dictionary.passing(matcher, Unshared()))
+    return sorted(text.decode() for text in term_dictionary.passing(matcher, Unshared()).texts)
+
+
+def stored(texts: dict[bytes, list[int]], prefix: bytes = b"", size: int = 2) -> list[Pairs]:
+    """The pairs of strings and their users, as a transaction reads them."""
+    found = []
+    keys = sorted(texts)
+    for start in range(0, len(keys), size):
+        some = keys[start : start + size]
+        values = [BITMAP.encode(BitMap(texts[text])) or b"" for text in some]
+        found.append(
+            Pairs(
+                [prefix + text for text in some],
+                np.array([xxhash.xxh3_64_intdigest(prefix + text) for text in some], np.uint64),
+                [checksum_of(prefix + text, value) + value for text, value in zip(some, values, strict=True)],
+            )
+        )
+    return found
 
 
 @given(TEXTS, TEXTS, LITERALS, LITERALS)
@@ -56,7 +85,11 @@ def test_strings_that_pass_are_found(first: list[str], later: list[str], literal
     TEXTS,
     st.one_of(
         st.builds(Text, op=st.just("matches"), pattern=EXPRESSIONS, ignore_case=st.booleans()),
+        st.builds(
+            Text, op=st.just("matches"), pattern=EXPRESSIONS.map("^{}".format), ignore_case=st.booleans()
+        ),
         st.builds(Text, op=st.just("glob"), pattern=GLOBS, ignore_case=st.booleans()),
+        st.builds(Text, op=st.sampled_from(("starts_with", "ends_with")), pattern=LITERALS),
     ),
 )
 def test_an_expression_finds_among_joined_strings_those_that_it_matches_alone(
@@ -66,18 +99,77 @@ def test_an_expression_finds_among_joined_strings_those_that_it_matches_alone(
     term_dictionary = TermDictionary(text.encode() for text in first)
     term_dictionary.add(text.encode() for text in later)
     read = Unshared()
-    found = sorted(text.decode() for text in term_dictionary.passing(matcher, read))
+    found = sorted(text.decode() for text in term_dictionary.passing(matcher, read).texts)
     assert found == sorted(filter(matcher.passes, first + later))
-    assert read.looked_at == len(first + later) or not matcher.joined
+    assert read.looked_at == len(first + later) or not matcher.joined or matcher.between
 
 
 @pytest.mark.parametrize("prefix", [b"", b"key\0", b"k\ny"])
 def test_a_dictionary_of_keys_has_what_follows_their_prefix(prefix: bytes) -> None:
     texts = ["ann", "", "two\nlines", "key\0", "a\nkey\0b", "ümlaut"]
-    blocks = [[prefix + text.encode() for text in texts[:1]], [prefix + text.encode() for text in texts[1:]]]
-    found = TermDictionary.of_keys(blocks, prefix)
+    found = TermDictionary.of_pairs(stored({text.encode(): [1] for text in texts}, prefix), prefix)
     assert sorted(found.texts()) == sorted(texts)
     assert found.count == len(texts)
+
+
+@given(
+    st.dictionaries(
+        st.text(alphabet="aB.é\0\n", max_size=5).map(str.encode),
+        st.lists(st.integers(0, NO_ID - 1), min_size=1, max_size=3, unique=True),
+        max_size=30,
+    ),
+    st.data(),
+)
+def test_users_come_with_their_strings_until_they_change(
+    texts: dict[bytes, list[int]], data: st.DataObject
+) -> None:
+    some = st.sets(st.sampled_from(sorted(texts))) if texts else st.just(set[bytes]())
+    before, after = data.draw(some), data.draw(some)
+    found = TermDictionary.of_pairs(stored(texts, b"p"), b"p", {b"p" + text for text in before})
+    for text in after:
+        found.changes(text)
+    found.settle(lambda: None)
+    passing = found.passing(matcher_of(Text(op="contains", pattern="")), Unshared())
+    # One user each, no line break, and unchanged: known. All others are to be looked up.
+    known = {text for text, users in texts.items() if len(users) == 1 and b"\n" not in text} - before - after
+    assert sorted(passing.users.tolist()) == sorted(texts[text][0] for text in known)
+    assert sorted(passing.texts) == sorted(texts.keys() - known)
+
+
+def test_a_damaged_value_is_left_to_be_looked_up() -> None:
+    (pairs,) = stored({b"ann": [1], b"bob": [2]})
+    pairs.values[0] = pairs.values[0][:-1] + b"\xff"
+    found = TermDictionary.of_pairs([pairs], b"").passing(
+        matcher_of(Text(op="contains", pattern="")), Unshared()
+    )
+    assert (found.users.tolist(), found.texts) == ([2], [b"ann"])
+
+
+@pytest.mark.parametrize(
+    "literal", ["@", "7@", "@host", "17@host", "user 17@host.example", "er 1", "e", "\n"]
+)
+def test_literals_with_and_without_a_rare_byte(literal: str) -> None:
+    texts = [f"user {number}@host.example".encode() for number in range(3_000)]
+    found = TermDictionary.of_pairs(stored({text: [at] for at, text in enumerate(texts)}, size=700), b"")
+    for between in (False, True):
+        matcher = matcher_of(Text(op="contains", pattern=literal))
+        if between:
+            matcher = replace(matcher, between=(texts[1_500], texts[1_501]))
+        passing = found.passing(matcher, Unshared())
+        expected = [at for at, text in enumerate(texts) if literal.encode() in text]
+        if between:
+            expected = [at for at in expected if texts[1_500] <= texts[at] <= texts[1_501]]
+        assert sorted(passing.users.tolist()) == expected
+
+
+def test_many_changes_have_a_dictionary_built_anew() -> None:
+    texts = [b"%d" % number for number in range(CHANGED_MIN * CHANGED_SHARE_MAX)]
+    found = TermDictionary(texts)
+    for text in texts[:CHANGED_MIN]:
+        found.changes(text)
+    assert not found.is_scattered
+    found.changes(texts[-1])
+    assert found.is_scattered
 
 
 @pytest.mark.parametrize("pattern", [r"\Aa", r"a\z", r"(?-m)^a", r"(?s-m:^a)", r"\Qa\E", r"\C"])
@@ -91,8 +183,10 @@ def test_a_search_looks_at_the_deadline_between_pieces() -> None:
     assert matcher.joined is not None
     joined = b"\n" + b"\n".join(texts) + b"\n"
     looks: list[None] = []
-    found = [line.text for line in matching_lines(matcher.joined, joined, lambda: looks.append(None))]
-    assert found == [text for text in texts if text.endswith(b"7") and text != b"user 7"]
+    found = search_joined(matcher.joined, joined, 1, len(joined) - 1, lambda: looks.append(None))
+    assert not found.doubtful
+    passing = [joined[at : joined.find(b"\n", at)] for at in found.passing]
+    assert passing == [text for text in texts if text.endswith(b"7") and text != b"user 7"]
     # Pieces double in size while they are quick, so there are several of them whatever the machine.
     assert len(looks) >= 3
 
@@ -106,8 +200,8 @@ def test_each_joined_string_is_tested_once_by_the_same_test() -> None:
 
     matcher = Matcher(kinds=STRINGS, passes=passes)
     term_dictionary = TermDictionary([b"ann", b"bob"])
-    assert term_dictionary.passing(matcher, Unshared()) == [b"bob"]
-    assert term_dictionary.passing(matcher, Unshared()) == [b"bob"]
+    assert term_dictionary.passing(matcher, Unshared()).texts == [b"bob"]
+    assert term_dictionary.passing(matcher, Unshared()).texts == [b"bob"]
     assert tested == ["ann", "bob"]
 
 
@@ -133,7 +227,7 @@ def test_a_dictionary_built_before_strings_were_added_is_not_kept() -> None:
 
 
 def test_the_least_recently_used_dictionary_is_evicted_over_the_budget() -> None:
-    term_dictionaries = TermDictionaries(BoundedCache("terms", 120))
+    term_dictionaries = TermDictionaries(BoundedCache("terms", 180))
     for prefix in (b"a", b"b"):
         term_dictionaries.put(prefix, TermDictionary([prefix * 50]), term_dictionaries.version)
     term_dictionaries.find(b"a")

@@ -7,14 +7,21 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroaring import BitMap
 
 from engine.backends.local.storage import flat_columns
-from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, match_values
+from engine.backends.local.storage.flat_columns import (
+    HOUR_BITS,
+    HOURS_BEFORE,
+    FlatColumn,
+    FlatColumns,
+    HeldColumns,
+    mask_of_values,
+)
 from engine.backends.local.storage.page_cache import ABSENT_TIME, PAGE_USERS
 from engine.backends.local.storage.ranges import Ranges
 from engine.bounded_cache import BoundedCache
 from engine.criteria.ranges import Interval, TimeRange
+from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS
 
 PAGE_COUNT = 20
 """More than are copied between two pauses."""
@@ -101,7 +108,8 @@ def test_values_are_compared_piece_by_piece() -> None:
     values = np.arange(3 * flat_columns.COMPARED_AT_ONCE + 5)
     pauses: list[None] = []
     ranges = Ranges.of_instants((TimeRange(start=5, end=len(values) - 1),))
-    assert match_values(values, ranges, lambda: pauses.append(None)) == BitMap(range(5, len(values) - 1))
+    mask = mask_of_values(values, ranges, lambda: pauses.append(None))
+    assert np.flatnonzero(mask).tolist() == list(range(5, len(values) - 1))
     assert len(pauses) == 4
 
 
@@ -132,3 +140,36 @@ def test_numbers_in_two_bytes_lie_in_the_same_ranges(
     assert len(values) == count
     are_small = all(math.isnan(each) or each in (0.0, 1.0, 7.0, 65_534.0) for page in pages for each in page)
     assert (values.dtype == np.uint16) == are_small
+
+
+INSTANTS = st.one_of(
+    st.sampled_from((ABSENT_TIME + 1, TIME_MIN_MICROS, TIME_MAX_MICROS, 0)),
+    # About the ends of hours, of those that are told apart and beyond.
+    st.builds(
+        lambda hour, offset: (hour << HOUR_BITS) + offset,
+        st.sampled_from((-70_000, -HOURS_BEFORE, -1, 0, 1, 5_000, 6_000, 70_000)),
+        st.sampled_from((-1, 0, 1, 1 << 31)),
+    ),
+)
+
+
+@given(
+    st.lists(st.lists(INSTANTS | st.just(ABSENT_TIME), min_size=1, max_size=8), min_size=1, max_size=3),
+    st.lists(st.tuples(INSTANTS, INSTANTS), min_size=1, max_size=3),
+    st.integers(0, PAGE_USERS - 1),
+)
+def test_times_lie_in_the_same_ranges_by_their_hours(
+    pages: list[list[int]], ends: list[tuple[int, int]], missing: int
+) -> None:
+    stored = [np.resize(np.array(page, np.int64), PAGE_USERS) for page in pages]
+    column = FlatColumn(ABSENT_TIME)
+    column.grow(len(stored))
+    for number, page in enumerate(stored):
+        column.copy_page(number, page)
+    count = len(stored) * PAGE_USERS - missing
+    times = np.concatenate(stored)[:count]
+    for low, high in ends:
+        ranges = Ranges.of_instants((TimeRange(min(low, high), max(low, high) + 1),))
+        mask = column.mask(ranges, count, lambda: None)
+        expected = (times >= min(low, high)) & (times <= max(low, high)) & (times != ABSENT_TIME)
+        assert (mask == expected).all()
