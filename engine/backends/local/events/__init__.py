@@ -18,7 +18,9 @@ from engine.backends.local.events.model import ResolvedEventMatch as ResolvedEve
 from engine.backends.local.events.model import ResolvedSelection as ResolvedSelection
 from engine.backends.local.events.model import ResolvedSequence as ResolvedSequence
 from engine.backends.local.events.model import RowCondition as RowCondition
-from engine.backends.local.events.one_user import sum_of_one_passes as sum_of_one_passes
+from engine.backends.local.events.one_user import RowsOfOne as RowsOfOne
+from engine.backends.local.events.one_user import aggregate_of_one_passes as aggregate_of_one_passes
+from engine.backends.local.events.one_user import sequence_of_one_passes as sequence_of_one_passes
 from engine.backends.local.events.part import TakesLong as TakesLong
 from engine.backends.local.events.part import TimeSpan as TimeSpan
 from engine.backends.local.events.shared_rows import SharedRows as SharedRows

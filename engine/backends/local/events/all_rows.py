@@ -24,14 +24,17 @@ from engine.values import MICROS_PER_DAY, Micros
 ALL_ROWS_MAX = 1 << 19
 """Rows up to which those of a name are kept joined: six megabytes."""
 
-SPARSE_SHARE = 8
-"""Rows are sorted by user while there are fewer than one for eight users; above, every user is counted."""
+SPARSE_SHARE = 4
+"""Rows are sorted by user while there are fewer than one for four users; above, every user is counted."""
 
 DAYS_SORTED_FAST_MAX = 1 << 16
 """Days between the first and the last row up to which rows are sorted in linear time."""
 
 States = tuple[object, ...]
 """Of a group, tokens for the live rows of its stored parts."""
+
+Bounds = tuple[int, int | None]
+"""The least and the most rows, one at least; None = any number."""
 
 _Rows = tuple[Uint32s, Int64s]
 """The user and the time of some rows."""
@@ -126,8 +129,10 @@ def _within(times: Int64s, start: Micros | None, end: Micros | None) -> Bools:
 
 @dataclass(frozen=True, slots=True)
 class AllRows:
-    """All rows of a name: stored ones, and those in memory."""
+    """All rows of a name from an instant on: stored ones, and those in memory."""
 
+    since: Micros | None
+    """None: from the first on."""
     states: tuple[States, ...]
     """By group, the stored parts that `stored` has the rows of."""
     stored: RowsByDay
@@ -142,17 +147,21 @@ class AllRows:
         return self.stored.nbytes + self.fresh.nbytes
 
     @classmethod
-    def of_groups(cls, groups: Sequence[GroupRows], stride: int) -> AllRows:
+    def of_groups(cls, since: Micros | None, groups: Sequence[GroupRows], stride: int) -> AllRows:
         """The rows of all groups, none of them left out."""
         stored = [(rows.group, rows.stored) for rows in groups if rows.stored is not None]
         fresh = [(rows.group, rows.fresh) for rows in groups]
         states = tuple(rows.states for rows in groups)
-        return cls(states, RowsByDay.of_groups(stored, stride), RowsByDay.of_groups(fresh, stride))
+        return cls(since, states, RowsByDay.of_groups(stored, stride), RowsByDay.of_groups(fresh, stride))
+
+    def begin_by(self, start: Micros | None) -> bool:
+        """Whether they have every row from an instant on."""
+        return self.since is None or (start is not None and self.since <= start)
 
     def with_fresh(self, groups: Sequence[GroupRows], stride: int) -> AllRows:
         """The same stored rows, and these rows in memory."""
         fresh = [(rows.group, rows.fresh) for rows in groups]
-        return AllRows(self.states, self.stored, RowsByDay.of_groups(fresh, stride))
+        return AllRows(self.since, self.states, self.stored, RowsByDay.of_groups(fresh, stride))
 
     def passing(self, time: TimeRange, intervals: Sequence[Interval], size: int) -> BitMap:
         """The users whose number of rows in the range of time lies in an interval and is not 0. `size`:
@@ -162,26 +171,33 @@ class AllRows:
             rows for part in (self.stored, self.fresh) for rows in part.users_between(time.start, time.end)
         ]
         low_and_high = [integer_bounds(interval) for interval in intervals]
-        is_any = any((low is None or low <= 1) and high is None for low, high in low_and_high)
+        bounds = [(max(1, low or 1), high) for low, high in low_and_high]
         if sum(map(len, pieces)) * SPARSE_SHARE < size:
-            users = np.sort(np.concatenate((_NO_USERS, *pieces)))
-            starts = runs(users)
-            users = users[starts[:-1]]
-            return bitmap_of(users if is_any else users[_between(np.diff(starts), low_and_high)])
-        if is_any:
+            return bitmap_of(_with_counts(np.sort(np.concatenate((_NO_USERS, *pieces))), bounds))
+        if (1, None) in bounds:
             present = np.zeros(size, np.bool_)
             for rows in pieces:
                 present[rows] = True
             return bitmap_of_mask(present)
-        counts = np.bincount(np.concatenate(pieces), minlength=size)
-        return bitmap_of_mask(_between(counts, low_and_high))
+        return bitmap_of_mask(_between(np.bincount(np.concatenate(pieces), minlength=size), bounds))
 
 
-def _between(counts: Ints, low_and_high: Sequence[tuple[int | None, int | None]]) -> Bools:
-    """Mask of counts that lie in an interval and are not 0."""
+def _with_counts(users: Uint32s, bounds: Sequence[Bounds]) -> Uint32s:
+    """Those of sorted users that come as many times as some bounds say."""
+    if len(bounds) == 1 and bounds[0][1] is None:
+        # Who comes this many times is the same user as this many places before.
+        apart = bounds[0][0] - 1
+        users = users[apart:][users[apart:] == users[: len(users) - apart]] if apart else users
+        return users[runs(users)[:-1]]
+    starts = runs(users)
+    return users[starts[:-1]][_between(np.diff(starts), bounds)]
+
+
+def _between(counts: Ints, bounds: Sequence[Bounds]) -> Bools:
+    """Mask of counts that lie in some bounds."""
     passed = np.zeros(len(counts), np.bool_)
-    for low, high in low_and_high:
-        passed |= integers_between(counts, max(1, low or 1), high)
+    for low, high in bounds:
+        passed |= integers_between(counts, low, high)
     return passed
 
 

@@ -168,6 +168,11 @@ class Entries:
         self.passing: tuple[weakref.ref[Matcher], Bools] | None = None
 
     @property
+    def are_decoded(self) -> bool:
+        """Whether the values are at hand."""
+        return self._values is not None
+
+    @property
     def values(self) -> list[Value]:
         """The entries by code."""
         # The blob first: another thread that decodes it sets the values before it drops the blob.

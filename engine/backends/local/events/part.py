@@ -277,7 +277,7 @@ class Part:
         if self.floor is None and self.within(start, end):
             return range(first, last)
         # The rows of a user are in order of time.
-        times: Int64s = self._in_memory((STRUCTURE, _TIMES))[first:last]
+        times = self.times_in_memory()[first:last]
         start = self.floor if start is None else start if self.floor is None else max(start, self.floor)
         before = 0 if start is None else int(times.searchsorted(start))
         until = len(times) if end is None else int(times.searchsorted(end))
@@ -296,6 +296,16 @@ class Part:
         if not self._has_column((attribute, kind)):
             return None
         found: Column = self._in_memory((attribute, kind))
+        return found
+
+    def times_in_memory(self) -> Int64s:
+        """As `times`. Raises TakesLong when they have to be read."""
+        found: Int64s = self._in_memory((STRUCTURE, _TIMES))
+        return found
+
+    def sequences_in_memory(self) -> Int64s:
+        """As `sequences`. Raises TakesLong when they have to be read."""
+        found: Int64s = self._in_memory((STRUCTURE, _SEQUENCES))
         return found
 
     def _in_memory(self, tag: Hashable) -> Any:

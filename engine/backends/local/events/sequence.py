@@ -8,7 +8,7 @@ the one that ends in the last strictly earlier event of the previous step, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -34,16 +34,20 @@ def sequence_passing(
     first.
     """
     passed = np.zeros(universe.slots, np.bool_)
-    matched: dict[bytes, StepRows] = {}
     # Compare by bytes: Python considers a test for 1.0 and one for True equal.
     order = [_encoder.encode(selection) for selection, _ in steps]
-    for encoded, (selection, parts) in zip(order, steps, strict=True):
-        if encoded not in matched:
-            matched[encoded] = _step_rows(selection, parts, universe)
-    candidates = _present_in_all(matched.values(), universe.slots)
+    distinct = dict(zip(order, steps, strict=True))
+    matched: dict[bytes, StepRows] = {}
+    candidates: Bools | None = None
+    # The fewest first: of users without a rare step no other rows are read.
+    for encoded in sorted(distinct, key=lambda each: sum(part.record.rows for part in distinct[each][1])):
+        matched[encoded] = rows = _step_rows(*distinct[encoded], universe, candidates)
+        candidates = np.zeros(universe.slots, np.bool_)
+        candidates[rows[0]] = True
+        if not len(rows[0]):
+            return passed
+    assert candidates is not None
     matched = {encoded: _of_candidates(rows, candidates) for encoded, rows in matched.items()}
-    if not candidates.any():
-        return passed
     timeline = _Timeline(list(matched.values()), universe.slots)
     keys = {encoded: timeline.keys(*rows) for encoded, rows in matched.items()}
     ends = starts = keys[order[0]]
@@ -61,27 +65,28 @@ def sequence_passing(
     return passed
 
 
-def _step_rows(selection: ResolvedSelection, parts: Sequence[Part], universe: Universe) -> StepRows:
-    slots: list[Ints] = [np.zeros(0, np.int64)]
+def _step_rows(
+    selection: ResolvedSelection, parts: Sequence[Part], universe: Universe, candidates: Bools | None
+) -> StepRows:
+    """The rows of a step, those of candidates alone; None = all."""
+    slots: list[Ints] = [np.zeros(0, np.uint32)]
     times = [np.zeros(0, np.int64)]
     for rows in selected(parts, selection, universe):
-        slots.append(rows.row_slots.astype(np.int64))
-        times.append(rows.at(rows.part.times()))
+        if candidates is None:
+            slots.append(rows.row_slots)
+            times.append(rows.at(rows.part.times()))
+            continue
+        # Indexes of rows are several times as fast as a mask.
+        kept = np.flatnonzero(candidates.take(rows.row_slots))
+        if len(kept):
+            slots.append(rows.row_slots.take(kept))
+            times.append(
+                rows.part.times().take(kept if rows.positions is None else rows.positions.take(kept))
+            )
     return np.concatenate(slots), np.concatenate(times)
 
 
-def _present_in_all(matched: Iterable[StepRows], slots: int) -> Bools:
-    """Slots with rows in every step; few when one step is rare."""
-    candidates = np.ones(slots, np.bool_)
-    for row_slots, _ in matched:
-        present = np.zeros(slots, np.bool_)
-        present[row_slots] = True
-        candidates &= present
-    return candidates
-
-
 def _of_candidates(rows: StepRows, candidates: Bools) -> StepRows:
-    # Indexes of rows are several times as fast as a mask.
     kept = np.flatnonzero(candidates.take(rows[0]))
     return rows[0].take(kept), rows[1].take(kept)
 

@@ -329,33 +329,44 @@ class EventTables:
     def rows_of_all(
         self, selection: ResolvedSelection, stride: int, before: AllRows | None, read: Unshared
     ) -> AllRows | None:
-        """All rows of the inputs, name and type over every group, whose users are group × stride + dense id;
-        None when they are many. `before`: as they were, to take from it what has not changed.
+        """All rows of the inputs, name and type over every group, from the start of the selection on, whose
+        users are group × stride + dense id; None when they are many. `before`: as they were, to take from it
+        what has not changed.
         """
         groups = range(len(self._groups))
         tables = (table for group in groups for table in self._groups[group].selected(selection))
         if sum(table.record.rows + table.fresh_rows for table in tables) > ALL_ROWS_MAX:
             return None
         if before is not None:
-            found = [self._group_rows(group, selection, before.states[group], read) for group in groups]
+            found = self._rows_of_groups(selection, before.states, read)
             if all(rows.stored is None for rows in found):
                 return before.with_fresh(found, stride)
-        found = [self._group_rows(group, selection, None, read) for group in groups]
+        found = self._rows_of_groups(selection, None, read)
         with read.released():
-            return AllRows.of_groups(found, stride)
+            return AllRows.of_groups(selection.time.start, found, stride)
 
-    def _group_rows(
-        self, group: int, selection: ResolvedSelection, known: States | None, read: Unshared
-    ) -> GroupRows:
-        """All rows of a group; those of stored parts are left out when these are `known`."""
+    def _rows_of_groups(
+        self, selection: ResolvedSelection, known: Sequence[States] | None, read: Unshared
+    ) -> list[GroupRows]:
+        """All rows by group; those of stored parts are left out when these are `known`."""
+        groups = range(len(self._groups))
+        for group in groups:
+            self._know_tables(group, (selection,), read)
         with self._loader.newest() as txn:
             with self._session(txn):
                 loader = self._loader.alongside(txn)
-                parts = [part.as_now(loader) for part in self._parts(group, selection)]
-            if known is not None and not any(part.state is None for part in parts):
-                return GroupRows.of_parts(group, parts, known, read.check)
+                parts_of = [
+                    [part.as_now(loader) for part in self._parts(group, selection)] for group in groups
+                ]
+
+            def rows_of(group: int) -> GroupRows:
+                states = None if known is None else known[group]
+                return GroupRows.of_parts(group, parts_of[group], states, read.check)
+
+            if known is not None and not any(part.state is None for parts in parts_of for part in parts):
+                return list(map(rows_of, groups))
             with read.released():
-                return GroupRows.of_parts(group, parts, known, read.check)
+                return list(map(rows_of, groups))
 
     @contextmanager
     def _as_now(

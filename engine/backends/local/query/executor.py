@@ -215,7 +215,7 @@ class Executor:
         counts = plan.account.directory.counts
 
         def take() -> BitMap:
-            if not ordinals.hold(counts):
+            if not changed.users or not ordinals.hold(counts):
                 return BitMap()
             return ordinals.joined((group, changed.take(group)) for group in range(ordinals.groups))
 

@@ -10,12 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from engine.backends.local.account.account import Account
-from engine.backends.local.query.predicates import AggregatePredicate, Predicate
+from engine.backends.local.query.predicates import AggregatePredicate, Predicate, SequencePredicate
 from engine.backends.local.query.resolving import resolve
 from engine.backends.local.storage.turns import Unshared
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
 from engine.criteria.ranges import TimeRange
-from engine.plan.model import Difference, EventMatch, Intersection, Plan, Source, Step, Union
+from engine.plan.model import (
+    Difference,
+    EventMatch,
+    EventSelection,
+    Intersection,
+    Plan,
+    SequenceMatch,
+    Source,
+    Step,
+    Union,
+)
 
 
 class Question:
@@ -83,9 +93,14 @@ class OneUser:
             step = question.steps[index]
             if step is before:
                 return predicate.has(question.group, question.user, question.read)
-            time = _moved_time(before, step)
-            if time is not None and isinstance(predicate, AggregatePredicate):
-                return predicate.has_within(time, question.group, question.user, question.read)
+            if isinstance(predicate, AggregatePredicate):
+                time = _moved_time(before, step)
+                if time is not None:
+                    return predicate.has_within(time, question.group, question.user, question.read)
+            elif isinstance(predicate, SequencePredicate):
+                times = _moved_times(before, step)
+                if times is not None:
+                    return predicate.has_within(times, question.group, question.user)
             moved = resolve(account, step)
             assert moved is not None
             return moved.has(question.group, question.user, question.read)
@@ -99,18 +114,32 @@ def _moved_time(before: Step, step: Step) -> TimeRange | None:
     """
     if type(before) is not EventMatch or type(step) is not EventMatch:
         return None
-    old, new = before.selection, step.selection
     is_same = (
-        new.where is old.where
-        and new.inputs is old.inputs
-        and new.name is old.name
-        and new.type is old.type
+        _is_moved(before.selection, step.selection)
         and step.aggregate is before.aggregate
         and step.intervals is before.intervals
         and step.of is before.of
         and step.time_zone is before.time_zone
     )
-    return new.time if is_same else None
+    return step.selection.time if is_same else None
+
+
+def _moved_times(before: Step, step: Step) -> list[TimeRange] | None:
+    """As `_moved_time`, of each step of a sequence."""
+    if type(before) is not SequenceMatch or type(step) is not SequenceMatch or step.within != before.within:
+        return None
+    if len(step.steps) != len(before.steps) or not all(map(_is_moved, before.steps, step.steps)):
+        return None
+    return [each.time for each in step.steps]
+
+
+def _is_moved(before: EventSelection, selection: EventSelection) -> bool:
+    return (
+        selection.where is before.where
+        and selection.inputs is before.inputs
+        and selection.name is before.name
+        and selection.type is before.type
+    )
 
 
 def _all(tests: Sequence[Test]) -> Test:

@@ -22,10 +22,12 @@ from engine.backends.local.events import (
     ResolvedSelection,
     ResolvedSequence,
     RowCondition,
+    RowsOfOne,
     SharedRows,
+    aggregate_of_one_passes,
     row_counts_of,
+    sequence_of_one_passes,
     shared_time,
-    sum_of_one_passes,
 )
 from engine.backends.local.query.shared_answers import SharedAnswers
 from engine.backends.local.storage.arrays import Bools
@@ -46,7 +48,7 @@ from engine.plan.model import (
     SeenMatch,
     TimeRange,
 )
-from engine.values import Micros
+from engine.values import MICROS_PER_DAY, Micros
 
 USER_ID_USERS_MAX = 4_096
 """Users up to which each id is read on its own; above, all ids of the group are."""
@@ -392,10 +394,6 @@ class _EventsPredicate(PredicateBase):
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         return self._ask(group, users, read)
 
-    def has(self, group: int, user: int, read: Unshared) -> bool:
-        with self._tables.reading():
-            return super().has(group, user, read)
-
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         raise NotImplementedError
 
@@ -418,12 +416,9 @@ class AggregatePredicate(_EventsPredicate):
     def has_within(self, time: TimeRange, group: int, user: int, read: Unshared) -> bool:
         """As `has`, over another range of time."""
         step = self._step
-        is_sum = step.aggregate is Aggregate.SUM and step.selection.where is None
-        if not self._rows_name and not is_sum:
-            return super(AggregatePredicate, self.at(time)).has(group, user, read)
         rows = self._tables.rows_of_user(group, step.selection, time, user)
-        if is_sum:
-            return sum_of_one_passes(rows, step.of, step.intervals)
+        if not self._rows_name:
+            return aggregate_of_one_passes(rows, step)
         count = sum([len(some) for _, some in rows])
         return any(least <= count and (most is None or count <= most) for least, most in self._row_counts)
 
@@ -486,12 +481,21 @@ class AggregatePredicate(_EventsPredicate):
         step = self._step
         if step.aggregate is not Aggregate.COUNT or step.selection.where or step.selection.name is None:
             return None
-        every = replace(step.selection, time=ALL_TIME)
-        cache, place, name = self._account.cache, ordinals.place, _ROWS + _encoder.encode(every)
+        start = step.selection.time.start
+        cache, place = self._account.cache, ordinals.place
+        name = _ROWS + _encoder.encode(replace(step.selection, time=ALL_TIME))
         before = cache.find_old(place, name, AllRows)
         rows = cache.find_part(place, name, self.reads_of_all(ordinals.groups), AllRows)
-        if rows is None:
+        if rows is None or not rows.begin_by(start):
+            if before is None:
+                since = _day_before(start)
+            elif before.begin_by(start):
+                since = before.since
+            else:
+                # Windows of several lengths are asked about.
+                before = since = None
             began = cache.instant()
+            every = replace(step.selection, time=TimeRange(since, None))
             rows = self._tables.rows_of_all(every, ordinals.stride, before, read)
             if rows is not None:
                 cache.add_part(place, name, rows, rows.nbytes, began)
@@ -516,6 +520,19 @@ class SequencePredicate(_EventsPredicate):
         super().__init__(account, step.steps)
         self._step = step
 
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        return self.has_within([each.time for each in self._step.steps], group, user)
+
+    def has_within(self, times: Sequence[TimeRange], group: int, user: int) -> bool:
+        """As `has`, over other ranges of time, one for each step."""
+        found: list[tuple[list[RowsOfOne], RowCondition | None]] = []
+        for selection, time in zip(self._step.steps, times, strict=True):
+            rows = self._tables.rows_of_user(group, selection, time, user)
+            if not rows:
+                return False
+            found.append((rows, selection.where))
+        return sequence_of_one_passes(found, self._step.within)
+
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         return self._tables.match_sequence(group, self._step, users, read)
 
@@ -525,6 +542,11 @@ class SequencePredicate(_EventsPredicate):
             * (SEQUENCE_US + WHERE_US * _conditions(selection.where))
             for selection in self._step.steps
         )
+
+
+def _day_before(start: Micros | None) -> Micros | None:
+    """The beginning of the day before an instant: the next question may be as of an earlier one."""
+    return None if start is None else (start // MICROS_PER_DAY - 1) * MICROS_PER_DAY
 
 
 def _conditions(where: RowCondition | None) -> int:

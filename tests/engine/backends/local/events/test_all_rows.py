@@ -69,9 +69,9 @@ def test_users_by_their_number_of_rows(
         GroupRows(group, states, old, new)
         for group, (old, new) in enumerate(zip(by_group(stored), by_group(fresh), strict=True))
     ]
-    both = AllRows.of_groups(groups, STRIDE)
+    both = AllRows.of_groups(None, groups, STRIDE)
     left_out = [GroupRows(each.group, states, None, each.fresh) for each in groups]
-    later = AllRows.of_groups([GroupRows(g.group, states, g.stored, []) for g in groups], STRIDE)
+    later = AllRows.of_groups(None, [GroupRows(g.group, states, g.stored, []) for g in groups], STRIDE)
     counts = within(stored + fresh, start, None)
     for interval in (Interval(low=low, high=high), Interval(low=low)):
         expected = {

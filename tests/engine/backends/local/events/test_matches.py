@@ -5,10 +5,11 @@ small slices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
@@ -18,8 +19,11 @@ from engine.backends.local.events import (
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
+    TakesLong,
+    aggregate_of_one_passes,
     compaction,
     distinct,
+    sequence_of_one_passes,
 )
 from engine.backends.local.events import table as table_module
 from engine.backends.local.storage.store import Store
@@ -158,6 +162,41 @@ class TestAgainstBruteForce:
                 if universe is not None:
                     found = history.tables.match(group, step, BitMap(universe))
                     assert set(found) == expected & universe
+
+    @given(
+        life=lives,
+        steps=st.lists(drawing.matches, min_size=1, max_size=6),
+        sequences=st.lists(drawing.sequences, min_size=1, max_size=3),
+    )
+    def test_one_user_alone(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+        sequences: list[ResolvedSequence],
+    ) -> None:
+        """What is in memory is decided row by row, and otherwise left to the way of many users."""
+        history = lived(store, new_account(), life)
+        tables = history.tables
+        for group in range(GROUPS):
+            # So that the columns are in memory.
+            asked = [set(tables.match(group, step)) for step in steps]
+            in_order = [set(tables.match_sequence(group, step)) for step in sequences]
+            for user in sorted({row.user for row in history.rows} | {9}):
+                for step, users in zip(steps, asked, strict=True):
+                    with suppress(TakesLong):
+                        rows = tables.rows_of_user(group, step.selection, step.selection.time, user)
+                        assert aggregate_of_one_passes(rows, step) == (user in users)
+                        event(f"{step.aggregate.name} decided")
+                for sequence, users in zip(sequences, in_order, strict=True):
+                    with suppress(TakesLong):
+                        found = [
+                            (tables.rows_of_user(group, each, each.time, user), each.where)
+                            for each in sequence.steps
+                        ]
+                        assert sequence_of_one_passes(found, sequence.within) == (user in users)
+                        event("sequence decided")
 
     @given(life=lives, steps=st.lists(drawing.matches, min_size=1, max_size=3))
     def test_the_same_questions_at_every_stage(

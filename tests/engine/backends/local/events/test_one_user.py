@@ -1,4 +1,4 @@
-"""The sum of one user's rows decides like that of several users."""
+"""Aggregates of one user's rows, row by row, decide like those of several users."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import pytest
 
 from engine.backends.local.events.columns import NumberColumn
 from engine.backends.local.events.decimals import exact_sum, sum_in
-from engine.backends.local.events.one_user import RowsOfOne, sum_of_one_passes
-from engine.criteria.ranges import Interval
+from engine.backends.local.events.model import ResolvedEventMatch, ResolvedSelection
+from engine.backends.local.events.one_user import ROWS_MAX, RowsOfOne, aggregate_of_one_passes
+from engine.backends.local.events.part import TakesLong
+from engine.criteria.model import Aggregate
+from engine.criteria.ranges import ALL_NUMBERS, Interval
 
 OF = 7
+SELECTION = ResolvedSelection(inputs=(1,))
 
 
 class OnePart:
@@ -47,5 +51,28 @@ def test_sum_is_that_of_shortest_decimals(seed: int) -> None:
     total = float(exact_sum(numbers)) if numbers else 0.0
     for bound in (total, total + 0.5, total - 0.001, 0.0):
         for interval in (Interval(low=bound), Interval(high=bound), Interval(low=bound, low_included=False)):
-            expected = bool(numbers) and sum_in(exact_sum(numbers), 1, (interval,))
-            assert sum_of_one_passes(rows, OF, (interval,)) is expected, f"seed {seed}: {numbers} {interval}"
+            for aggregate, count in ((Aggregate.SUM, 1), (Aggregate.AVERAGE, len(numbers))):
+                expected = bool(numbers) and sum_in(exact_sum(numbers), count, (interval,))
+                step = ResolvedEventMatch(
+                    selection=SELECTION, aggregate=aggregate, of=OF, intervals=(interval,)
+                )
+                assert aggregate_of_one_passes(rows, step) is expected, f"{aggregate}: {numbers} {interval}"
+
+
+def test_users_of_many_rows_go_the_way_of_many_users() -> None:
+    column = NumberColumn.of(None, np.ones(ROWS_MAX + 1))
+    step = ResolvedEventMatch(selection=SELECTION, aggregate=Aggregate.MIN, of=OF, intervals=(ALL_NUMBERS,))
+    part = OnePart(column)
+    assert aggregate_of_one_passes([(part, range(ROWS_MAX))], step)  # type: ignore[list-item]
+    with pytest.raises(TakesLong):
+        aggregate_of_one_passes([(part, range(ROWS_MAX + 1))], step)  # type: ignore[list-item]
+
+
+def test_what_is_not_in_memory_is_not_read() -> None:
+    class NotInMemory(OnePart):
+        def column_in_memory(self, attribute: int, kind: object) -> NumberColumn | None:
+            raise TakesLong
+
+    step = ResolvedEventMatch(selection=SELECTION, aggregate=Aggregate.MIN, of=OF, intervals=(ALL_NUMBERS,))
+    with pytest.raises(TakesLong):
+        aggregate_of_one_passes([(NotInMemory(None), range(1))], step)  # type: ignore[list-item]
