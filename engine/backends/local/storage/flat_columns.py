@@ -3,8 +3,8 @@
 A column of users is stored in pages of `PAGE_USERS`, so that a checkpoint rewrites little of it. Comparing
 page by page costs more in calls than in comparisons. So a column that is asked about is copied into one
 array. A write to a page marks it, and the next question copies that page again. Numbers are kept in two
-bytes each while all of them are integers below `ABSENT_SMALL`: scores, counts, years. Beside times their *hours* are
-kept, in two bytes each. These decide all times but those in the hours at the ends of a range.
+bytes each while all of them are integers below `ABSENT_SMALL`: scores, counts, years. Beside times their
+*hours* are kept, in two bytes each. These decide all times but those in the hours at the ends of a range.
 """
 
 from __future__ import annotations
