@@ -51,7 +51,7 @@ from engine.backends.local.storage.page_cache import (
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ReadKey
 from engine.backends.local.storage.transactions import Pairs, missing_keys
-from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
+from engine.backends.local.storage.turns import PAUSE_PAGES, TakesLong, Unshared
 from engine.backends.local.storage.unwritten import Unwritten
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef, UserRefs
 from engine.bounded_cache import BoundedCache
@@ -363,13 +363,14 @@ class Properties:
         """As `with_value`, for each group, possibly serialised. Pages are not cached: the caller keeps what
         it makes of them.
         """
-        suffix, read = value_suffix(value), self._page_cache.serialised
-        for group in range(groups):
-            if group % PAUSE_PAGES == 0:
-                pause()
-            users = read(key(Family.FIELD_VALUE, self._account, field, kind, group) + suffix)
-            if users is not None:
-                yield group, users
+        prefix, suffix = key(Family.FIELD_VALUE, self._account, field, kind), value_suffix(value)
+        for first in range(0, groups, PAUSE_PAGES):
+            pause()
+            some = range(first, min(first + PAUSE_PAGES, groups))
+            keys = [prefix + bytes((group,)) + suffix for group in some]
+            for group, users in zip(some, self._page_cache.serialised(keys), strict=True):
+                if users is not None:
+                    yield group, users
 
     def _found(self, stored_key: bytes) -> BitMap:
         cached = self._page_cache.find(stored_key, BITMAP)
@@ -539,9 +540,22 @@ class Properties:
             passing.update(each for (each, _), passes in zip(found, passed.tolist(), strict=True) if passes)
         return passing
 
-    def passes(self, fields: Sequence[int], ref: UserRef, matcher: Matcher) -> bool:
-        """Whether some field of one user passes; read from the profile."""
-        return any(write[2] is not None and matcher.passes(write[2]) for write in self._writes(ref, fields))
+    def passes(
+        self, fields: Sequence[int], ref: UserRef, matcher: Matcher, text_max: int | None = None
+    ) -> bool:
+        """Whether some field of one user passes; read from the profile. Raises TakesLong for strings of more
+        characters than `text_max`.
+        """
+        profile = self.profile(ref)
+        for field in fields:
+            value = profile.get(field, _NO_WRITE)[2]
+            if value is None:
+                continue
+            if text_max is not None and _characters(value) > text_max:
+                raise TakesLong
+            if matcher.passes(value):
+                return True
+        return False
 
     def _writes(self, ref: UserRef, fields: Sequence[int]) -> Iterator[Write]:
         """The user's writes to some fields."""
@@ -559,6 +573,13 @@ def _checked(blocks: Iterable[Pairs], read: Unshared) -> Iterator[Pairs]:
 def column_codec(kind: Kind) -> ColumnCodec:
     """The codec of a column's pages."""
     return NUMBERS if kind is Kind.NUMBER else TIMES
+
+
+def _characters(value: Value) -> int:
+    """The length of a string, or of all strings of a list."""
+    if type(value) is str:
+        return len(value)
+    return sum(map(len, value)) if type(value) is tuple else 0
 
 
 def _absent(kind: Kind) -> float:

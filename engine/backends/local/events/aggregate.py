@@ -23,6 +23,7 @@ from engine.backends.local.events.select import (
     RowsByTime,
     Universe,
     few_rows,
+    is_ordered,
     kept_of_all,
     lasting_in_window,
     lasting_parts,
@@ -134,7 +135,7 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
         kept = kept_of_all(lasting, Aggregate.COUNT, universe, lambda _: _Counts.of_parts(lasting))
         kept.add_to(counts)
     if universe.ids is None and step.selection.where is None:
-        others = _add_few(counts, others, step, universe)
+        others = _add_ordered(counts, others, step, universe)
     row_slots: list[Ints] = []
     for part in others:
         universe.check()
@@ -183,16 +184,24 @@ def _add_joined(
     return [*others, *(part for part in lasting if part.has_tombstones)]
 
 
-def _add_few(counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> list[Part]:
-    """Adds the rows of the parts that have few; returns the other parts."""
+def _add_ordered(
+    counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
+) -> list[Part]:
+    """Adds the rows of the parts whose rows are in order of time; returns the other parts."""
     few, others = few_rows(parts)
+    ordered = [[part] for part in others if is_ordered(part, step.selection)]
     if few:
-        time = step.selection.time
-        users = RowsByTime.of_parts(few, universe.check).users_between(time.start, time.end)
-        universe.looked_at += len(users)
-        added = np.bincount(users, minlength=len(counts))
-        counts += added.astype(counts.dtype)
-    return others
+        ordered.append(few)
+    if not ordered:
+        return others
+    time = step.selection.time
+    users = np.concatenate(
+        [RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end) for some in ordered]
+    )
+    universe.looked_at += len(users)
+    counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+    taken = {id(part) for some in ordered for part in some}
+    return [part for part in others if id(part) not in taken]
 
 
 def _add_whole_part(counts: Ints, part: Part) -> None:

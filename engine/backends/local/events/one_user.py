@@ -17,8 +17,9 @@ from engine.backends.local.events.columns import Column, DictionaryColumn, Numbe
 from engine.backends.local.events.days import local_days
 from engine.backends.local.events.decimals import integer_bounds, sum_in
 from engine.backends.local.events.model import ResolvedEventMatch, RowCondition
-from engine.backends.local.events.part import Part, TakesLong
+from engine.backends.local.events.part import Part
 from engine.backends.local.storage.arrays import Ints
+from engine.backends.local.storage.turns import TakesLong
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate
 from engine.criteria.operators import Matcher, ResolvedTest, matcher_of

@@ -39,6 +39,7 @@ from engine.backends.local.storage.arrays import (
     unpack_integers,
 )
 from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.turns import TakesLong
 from engine.errors import DataLoss
 from engine.values import Kind, Micros, Value
 
@@ -49,10 +50,6 @@ _OFFSETS = "offsets"
 """Tag of what is derived from the counts."""
 
 S = TypeVar("S", bound=Sized)
-
-
-class TakesLong(Exception):
-    """A question takes longer than the lock should be held for."""
 
 
 class TimeSpan(NamedTuple):
@@ -365,6 +362,11 @@ class Part:
         return self._held is not None or all(
             self._loader.cache.has((self._holder, (STRUCTURE, number))) for number in (_USERS, _COUNTS)
         )
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the times are in memory."""
+        return self._held is not None or self._loader.cache.has((self._holder, (STRUCTURE, _TIMES)))
 
     @property
     def has_tombstones(self) -> bool:

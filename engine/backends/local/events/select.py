@@ -34,6 +34,9 @@ PROBE_COST = 64
 FEW_ROWS_MAX = 1 << 12
 """Rows of a stored part up to which it is joined with others like it."""
 
+ORDERED_ROWS_MAX = 1 << 17
+"""Rows of a stored part up to which they are ordered by time, once they are asked about again."""
+
 S = TypeVar("S", bound=Sized)
 
 
@@ -231,6 +234,18 @@ class RowsByTime:
         first = 0 if start is None else int(self.times.searchsorted(start))
         last = len(self.times) if end is None else int(self.times.searchsorted(end))
         return self.users[first:last]
+
+
+def is_ordered(part: Part, selection: ResolvedSelection) -> bool:
+    """Whether to find the rows of a part in their order of time: an edge of the window lies in it, and its
+    times were read before. To order them for a single question takes longer than to compare them.
+    """
+    return (
+        part.state is not None
+        and part.record.rows <= ORDERED_ROWS_MAX
+        and not part.within(selection.time.start, selection.time.end)
+        and part.has_times
+    )
 
 
 def _universe_rows(part: Part, universe: Universe) -> Rows:

@@ -30,7 +30,7 @@ from engine.backends.local.events.model import (
     ResolvedSequence,
 )
 from engine.backends.local.events.one_user import RowsOfOne
-from engine.backends.local.events.part import Part, TakesLong, TimeSpan
+from engine.backends.local.events.part import Part, TimeSpan
 from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
 from engine.backends.local.events.shared_rows import SharedRows
@@ -39,7 +39,7 @@ from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
-from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
+from engine.backends.local.storage.turns import PAUSE_PAGES, TakesLong, Unshared
 from engine.criteria.conditions import tests_in
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import ALL_NUMBERS, TimeRange

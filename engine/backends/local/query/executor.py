@@ -45,7 +45,7 @@ from engine.backends.base import (
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.people import People
 from engine.backends.local.account.watches import ChangedUsers
-from engine.backends.local.events import BRIEF_USERS_MAX, TakesLong
+from engine.backends.local.events import BRIEF_USERS_MAX
 from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.member_order import after_group, cut_page
 from engine.backends.local.query.predicates import STEP_US
@@ -53,7 +53,7 @@ from engine.backends.local.query.runs import GroupRun, WholeRun
 from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
 from engine.backends.local.storage.name_table import Names
 from engine.backends.local.storage.ordinals import Ordinals
-from engine.backends.local.storage.turns import Read
+from engine.backends.local.storage.turns import Read, TakesLong
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRefs
 from engine.backends.local.users.directory import by_group
 from engine.backends.local.users.hash_table import UNKNOWN
@@ -260,7 +260,7 @@ class Executor:
         """
         self._forget_after_new_names()
         kept = self._kept_template(plan, account)
-        if kept is None or kept.searches or len(kept.steps) > BRIEF_ANSWERS_MAX:
+        if kept is None or len(kept.steps) > BRIEF_ANSWERS_MAX:
             return None
         ref = account.directory.find(user_id)
         if ref is None:

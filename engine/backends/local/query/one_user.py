@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from engine.backends.local.account.account import Account
-from engine.backends.local.query.predicates import AggregatePredicate, Predicate, SequencePredicate
+from engine.backends.local.query.predicates import (
+    AggregatePredicate,
+    Predicate,
+    SeenPredicate,
+    SequencePredicate,
+)
 from engine.backends.local.query.resolving import resolve
 from engine.backends.local.storage.turns import Unshared
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
@@ -21,6 +26,7 @@ from engine.plan.model import (
     EventSelection,
     Intersection,
     Plan,
+    SeenMatch,
     SequenceMatch,
     Source,
     Step,
@@ -101,6 +107,14 @@ class OneUser:
                 times = _moved_times(before, step)
                 if times is not None:
                     return predicate.has_within(times, question.group, question.user)
+            elif (
+                isinstance(predicate, SeenPredicate)
+                and isinstance(before, SeenMatch)
+                and isinstance(step, SeenMatch)
+                and step.inputs == before.inputs
+                and step.last is before.last
+            ):
+                return predicate.has_within(step.test.ranges, question.group, question.user)
             moved = resolve(account, step)
             assert moved is not None
             return moved.has(question.group, question.user, question.read)

@@ -36,7 +36,8 @@ from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
 from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey
-from engine.backends.local.storage.turns import Unshared
+from engine.backends.local.storage.turns import TakesLong, Unshared
+from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.backends.local.users.directory import Directory
 from engine.criteria.conditions import tests_in
 from engine.criteria.model import Aggregate
@@ -245,6 +246,7 @@ class SeenPredicate(PredicateBase):
         self._account = account
         self._inputs = inputs
         self._last = step.last
+        self._test = step.test
         self._ranges = Ranges.of_instants(step.test.ranges)
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
@@ -269,6 +271,18 @@ class SeenPredicate(PredicateBase):
     def among(self, group: int, users: BitMap, read: Unshared) -> BitMap:
         read.looked_at += len(users)
         return self._account.seen.match_users(self._inputs, group, self._last, self._ranges, users)
+
+    def has(self, group: int, user: int, read: Unshared) -> bool:
+        return self.has_within(self._test.ranges, group, user)
+
+    def has_within(self, ranges: Sequence[TimeRange], group: int, user: int) -> bool:
+        """As `has`, in other ranges of time."""
+        seen = self._account.seen
+        times = [t for number in self._inputs if (t := seen.times(number, group << GROUP_SHIFT | user))]
+        if not times:
+            return False
+        instant = max(last for _, last in times) if self._last else min(first for first, _ in times)
+        return any(each.holds(instant) for each in ranges)
 
 
 class UserIdPredicate(PredicateBase):
@@ -415,6 +429,8 @@ class AggregatePredicate(_EventsPredicate):
 
     def has_within(self, time: TimeRange, group: int, user: int, read: Unshared) -> bool:
         """As `has`, over another range of time."""
+        if self.searches:
+            raise TakesLong
         step = self._step
         rows = self._tables.rows_of_user(group, step.selection, time, user)
         if not self._rows_name:
@@ -525,6 +541,8 @@ class SequencePredicate(_EventsPredicate):
 
     def has_within(self, times: Sequence[TimeRange], group: int, user: int) -> bool:
         """As `has`, over other ranges of time, one for each step."""
+        if self.searches:
+            raise TakesLong
         found: list[tuple[list[RowsOfOne], RowCondition | None]] = []
         for selection, time in zip(self._step.steps, times, strict=True):
             rows = self._tables.rows_of_user(group, selection, time, user)

@@ -24,6 +24,7 @@ _CONTAINER_BYTES = CONTAINER_IDS // 8
 _ARRAY_IDS_MAX = 4_096
 _HEAD = struct.Struct("<II")
 _HEAD_BYTES = _HEAD.size
+_DESCRIBED = struct.Struct("<HH")
 _BYTES_PER_CONTAINER = 8
 """In the header: key, size and offset."""
 
@@ -64,8 +65,12 @@ def joined_stored(pieces: Iterable[tuple[int, bytes]]) -> BitMap:
         if cookie != _COOKIE_NO_RUNS:
             others.append(BitMap.deserialize(stored).shift(first * CONTAINER_IDS))
             continue
-        numbers = struct.unpack_from(f"<{2 * count}H", stored, _HEAD_BYTES)
-        described += zip((first + number for number in numbers[::2]), numbers[1::2], strict=True)
+        if count == 1:
+            number, more = _DESCRIBED.unpack_from(stored, _HEAD_BYTES)
+            described.append((first + number, more))
+        else:
+            numbers = struct.unpack_from(f"<{2 * count}H", stored, _HEAD_BYTES)
+            described += zip((first + number for number in numbers[::2]), numbers[1::2], strict=True)
         content.append(stored[_HEAD_BYTES + _BYTES_PER_CONTAINER * count :])
     users = _of_containers(described, content)
     for other in others:

@@ -10,7 +10,7 @@ bytes each while all of them are integers below `ABSENT_SMALL`: scores, counts, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -101,27 +101,29 @@ class FlatColumn:
         span = ranges.only_span
         if self._hours is None or self._first_hour is None or span is None:
             return mask_of_values(self.values[:count], ranges, pause)
+        hours = [max(0, min((time >> HOUR_BITS) - self._first_hour, _HOUR_MAX)) for time in span]
         mask = np.empty(count, np.bool_)
         for start in range(0, count, COMPARED_AT_ONCE):
             if start:
                 pause()
             piece = slice(start, min(start + COMPARED_AT_ONCE, count))
-            mask[piece] = self._between(piece, self._hours[piece], *span)
+            mask[piece] = _times_between(self.values[piece], self._hours[piece], span, hours)
         return mask
 
-    def _between(self, piece: slice, hours: npt.NDArray[np.uint16], low: int, high: int) -> Bools:
-        """Mask of times in a range, both ends included."""
-        first, last = self._hours_of(np.array((low, high))).tolist()
-        inside: Bools
-        if last - first > 1:
-            # What lies below the first becomes large.
-            inside = hours - np.uint16(first + 1) < last - first - 1
-        else:
-            inside = np.zeros(len(hours), np.bool_)
-        at_ends = np.flatnonzero((hours == first) | (hours == last))
-        times = self.values[piece].take(at_ends)
-        inside[at_ends] = (times >= low) & (times <= high)
-        return inside
+
+def _times_between(times: Values, hours: Values, span: tuple[int, int], span_hours: Sequence[int]) -> Bools:
+    """Mask of times in a span, both ends included, whose hours are given."""
+    (low, high), (first, last) = span, span_hours
+    inside: Bools
+    if last - first > 1:
+        # What lies below the first becomes large.
+        inside = hours - np.uint16(first + 1) < last - first - 1
+    else:
+        inside = np.zeros(len(hours), np.bool_)
+    at_ends = np.flatnonzero((hours == first) | (hours == last))
+    times = times.take(at_ends)
+    inside[at_ends] = (times >= low) & (times <= high)
+    return inside
 
 
 def _grown(values: Values, pages: int) -> Values:

@@ -304,15 +304,18 @@ class PageCache:
         stored = self._stored(key)
         return None if stored is None else codec.decode(stored)
 
-    def serialised(self, key: bytes) -> BitMap | bytes | None:
-        """The set of the key, as it is kept or else serialised, or None. Does not cache it."""
-        cached = self._page_cache.get(key)
-        if cached is not None:
-            return cast(BitMap, cached.value)
-        stored = self._stored(key)
-        if stored is None:
-            return None
-        return BITMAP.decode(stored) if len(stored) == U32_BYTES else bytes(stored)
+    def serialised(self, keys: Sequence[bytes]) -> list[BitMap | bytes | None]:
+        """The set of each key, as it is kept or else serialised, or None. Does not cache them."""
+        found: list[BitMap | bytes | None] = []
+        for key, stored in zip(keys, self.reading().get_many(keys), strict=True):
+            cached = self._page_cache.get(key)
+            if cached is not None:
+                found.append(cast(BitMap, cached.value))
+            elif stored is not None and len(stored) == U32_BYTES:
+                found.append(BITMAP.decode(memoryview(stored)))
+            else:
+                found.append(stored)
+        return found
 
     def view(self, key: bytes, codec: ColumnCodec) -> npt.NDArray[Any] | None:
         """The entries of a column's page, or None; valid until the next pause. Does not cache the page."""

@@ -27,6 +27,10 @@ PAUSE_PAGES = 16
 """Pages, sets or profiles that a long read looks up before it pauses: a fraction of a millisecond."""
 
 
+class TakesLong(Exception):
+    """A question takes longer than the lock should be held for."""
+
+
 class Computing:
     """The reads that compute without the lock, one after the other: they compete for one interpreter, and
     more at once would only delay calls that are quickly done. They have read transactions, so closing waits

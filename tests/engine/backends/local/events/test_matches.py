@@ -19,14 +19,15 @@ from engine.backends.local.events import (
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
-    TakesLong,
     aggregate_of_one_passes,
     compaction,
     distinct,
+    select,
     sequence_of_one_passes,
 )
 from engine.backends.local.events import table as table_module
 from engine.backends.local.storage.store import Store
+from engine.backends.local.storage.turns import TakesLong
 from engine.values import kind_of
 from tests.engine.backends.local.events import brute, drawing
 from tests.engine.backends.local.events.conftest import GROUPS
@@ -127,12 +128,13 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
 
 
 @pytest.fixture(
-    params=[(4, 2, 64, 0.25), (4, 2, 2, 1.0), (1 << 16, 8, 64, 1.0)],
-    ids=["small slices", "small slices, two value bits", "usual limits"],
+    params=[(4, 2, 64, 0.25, 0), (4, 2, 2, 1.0, 1 << 12), (1 << 16, 8, 64, 1.0, 1 << 12)],
+    ids=["small slices, few joined", "small slices, two value bits", "usual limits"],
 )
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a share of 1, rows before a floor stay where they are for as long as any others do."""
-    rows_max, parts_max, value_bits_max, expired_share = request.param
+    rows_max, parts_max, value_bits_max, expired_share, few_rows_max = request.param
+    monkeypatch.setattr(select, "FEW_ROWS_MAX", few_rows_max)
     monkeypatch.setattr(compaction, "EXPIRED_SHARE_MAX", expired_share)
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
     monkeypatch.setattr(table_module, "SLICE_PARTS_MAX", parts_max)

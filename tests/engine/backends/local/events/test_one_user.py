@@ -11,7 +11,7 @@ from engine.backends.local.events.columns import NumberColumn
 from engine.backends.local.events.decimals import exact_sum, sum_in
 from engine.backends.local.events.model import ResolvedEventMatch, ResolvedSelection
 from engine.backends.local.events.one_user import ROWS_MAX, RowsOfOne, aggregate_of_one_passes
-from engine.backends.local.events.part import TakesLong
+from engine.backends.local.storage.turns import TakesLong
 from engine.criteria.model import Aggregate
 from engine.criteria.ranges import ALL_NUMBERS, Interval
 
