@@ -173,15 +173,23 @@ def _add_by_value(
 def _add_joined(
     counts: Ints, parts: Sequence[Part], step: ResolvedEventMatch, where: RowCondition, universe: Universe
 ) -> list[Part]:
-    """Adds the rows of lasting parts that pass; returns the other parts."""
-    lasting, others = lasting_in_window(parts, step.selection) if parts else ([], [])
-    whole = [part for part in lasting if not part.has_tombstones]
-    users = users_passing(whole, where, universe.check) if len(whole) > 1 else None
-    if users is None:
-        return list(parts)
-    universe.looked_at += sum(part.record.rows for part in whole)
-    counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
-    return [*others, *(part for part in lasting if part.has_tombstones)]
+    """Adds the rows of stored parts that pass, those of lasting parts and those of others together; returns
+    the parts that are left.
+    """
+    if not parts:
+        return []
+    lasting, others = lasting_in_window(parts, step.selection)
+    left = list(parts)
+    for some in (lasting, [part for part in others if part.is_stored and part.has_times]):
+        whole = [part for part in some if not part.has_tombstones]
+        time = step.selection.time
+        users = users_passing(whole, where, time, universe.check) if len(whole) > 1 else None
+        if users is None:
+            continue
+        universe.looked_at += sum(part.record.rows for part in whole)
+        counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+        left = [part for part in left if not any(part is each for each in whole)]
+    return left
 
 
 def _add_ordered(

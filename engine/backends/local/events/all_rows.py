@@ -51,26 +51,37 @@ class GroupRows:
 
     @classmethod
     def of_parts(
-        cls, group: int, parts: Sequence[Part], known: States | None, check: Callable[[], None]
+        cls,
+        group: int,
+        parts: Sequence[Part],
+        since: Micros | None,
+        known: States | None,
+        check: Callable[[], None],
     ) -> GroupRows:
-        """The rows of these parts. Those of stored parts are left out when they are `known`."""
-        stored = [part for part in parts if part.state is not None]
+        """The rows of these parts from an instant on. Those of stored parts are left out when they are
+        `known`.
+        """
+        stored = [part for part in parts if part.is_stored]
         states = tuple(part.state for part in stored)
         return cls(
             group,
             states,
-            None if states == known else _live_rows(stored, check),
-            _live_rows([part for part in parts if part.state is None], check),
+            None if states == known else _live_rows(stored, since, check),
+            _live_rows([part for part in parts if not part.is_stored], since, check),
         )
 
 
-def _live_rows(parts: Sequence[Part], check: Callable[[], None]) -> list[_Rows]:
+def _live_rows(parts: Sequence[Part], since: Micros | None, check: Callable[[], None]) -> list[_Rows]:
     found = []
     for part in parts:
         check()
         live = part.live_rows()
         users, times = part.row_users(), part.times()
-        found.append((users, times) if live is None else (users[live], times[live]))
+        if since is not None and not part.within(since, None):
+            lately: Bools = times >= since
+            live = lately if live is None else live & lately
+        rows = None if live is None else np.flatnonzero(live)
+        found.append((users, times) if rows is None else (users.take(rows), times.take(rows)))
     return found
 
 

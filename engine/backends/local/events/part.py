@@ -401,6 +401,11 @@ class Part:
         return self._expired_rows
 
     @property
+    def is_stored(self) -> bool:
+        """Whether it is stored, and not in memory alone."""
+        return self._held is None
+
+    @property
     def state(self) -> tuple[int, int, Micros | None] | None:
         """A token for the current live rows: unique among parts and changed by every removal. None for a part
         in memory.

@@ -173,7 +173,7 @@ def lasting_in_window(parts: Sequence[Part], selection: ResolvedSelection) -> tu
     lasting: list[Part] = []
     others: list[Part] = []
     for part in parts:
-        lasts = part.state is not None and part.record.time_max // MICROS_PER_DAY < last_day
+        lasts = part.is_stored and part.record.time_max // MICROS_PER_DAY < last_day
         whole = part.within(selection.time.start, selection.time.end)
         (lasting if lasts and whole else others).append(part)
     return lasting, others
@@ -194,7 +194,7 @@ def few_rows(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
     few: list[Part] = []
     others: list[Part] = []
     for part in parts:
-        is_few = part.state is not None and part.record.rows <= FEW_ROWS_MAX
+        is_few = part.is_stored and part.record.rows <= FEW_ROWS_MAX
         (few if is_few else others).append(part)
     return few, others
 
@@ -241,7 +241,7 @@ def is_ordered(part: Part, selection: ResolvedSelection) -> bool:
     times were read before. To order them for a single question takes longer than to compare them.
     """
     return (
-        part.state is not None
+        part.is_stored
         and part.record.rows <= ORDERED_ROWS_MAX
         and not part.within(selection.time.start, selection.time.end)
         and part.has_times

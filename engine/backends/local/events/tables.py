@@ -361,9 +361,9 @@ class EventTables:
 
             def rows_of(group: int) -> GroupRows:
                 states = None if known is None else known[group]
-                return GroupRows.of_parts(group, parts_of[group], states, read.check)
+                return GroupRows.of_parts(group, parts_of[group], selection.time.start, states, read.check)
 
-            if known is not None and not any(part.state is None for parts in parts_of for part in parts):
+            if known is not None and not any(not part.is_stored for parts in parts_of for part in parts):
                 return list(map(rows_of, groups))
             with read.released():
                 return list(map(rows_of, groups))

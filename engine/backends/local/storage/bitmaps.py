@@ -31,26 +31,20 @@ _BYTES_PER_CONTAINER = 8
 
 def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> BitMap:
     """The set of positions at which `mask` is true."""
-    count = -(-len(mask) // CONTAINER_IDS)
-    bits = np.packbits(mask, bitorder="little")
-    if len(bits) < count * _CONTAINER_BYTES:
-        padded = np.zeros(count * _CONTAINER_BYTES, np.uint8)
-        padded[: len(bits)] = bits
-        bits = padded
-    sizes = (
-        np.bitwise_count(bits.view(np.uint64))
-        .reshape(count, _CONTAINER_BYTES // 8)
-        .sum(axis=1, dtype=np.int64)
-        .tolist()
-    )
+    described: list[tuple[int, int]] = []
     content: list[bytes] = []
-    for number, size in enumerate(sizes):
-        if size > _ARRAY_IDS_MAX:
-            content.append(bits[number * _CONTAINER_BYTES : (number + 1) * _CONTAINER_BYTES].tobytes())
-        elif size:
-            piece = mask[number * CONTAINER_IDS : (number + 1) * CONTAINER_IDS]
+    for start in range(0, len(mask), CONTAINER_IDS):
+        piece = mask[start : start + CONTAINER_IDS]
+        size = int(np.count_nonzero(piece))
+        if not size:
+            continue
+        described.append((start // CONTAINER_IDS, size - 1))
+        if size <= _ARRAY_IDS_MAX:
             content.append(piece.nonzero()[0].astype("<u2").tobytes())
-    return _of_containers([(number, size - 1) for number, size in enumerate(sizes) if size], content)
+        else:
+            bits = np.packbits(piece, bitorder="little").tobytes()
+            content.append(bits.ljust(_CONTAINER_BYTES, b"\0"))
+    return _of_containers(described, content)
 
 
 def joined_stored(pieces: Iterable[tuple[int, bytes]]) -> BitMap:

@@ -30,6 +30,8 @@ HOUR_BITS = 32
 HOURS_BEFORE = 60_000
 """Hours before the first page's last time, about eight years, that are told apart; those before are one."""
 _HOUR_MAX = (1 << 16) - 1
+HOURS_USERS_MIN = 1 << 14
+"""Times from which hours are kept beside them; fewer are as quickly compared."""
 
 Values: TypeAlias = npt.NDArray[Any]
 
@@ -39,10 +41,10 @@ class FlatColumn:
 
     def __init__(self, absent: float) -> None:
         self._absent = absent
-        are_numbers = math.isnan(absent)
-        self.values: Values = np.empty(0, np.uint16 if are_numbers else np.int64)
+        self.values: Values = np.empty(0, np.uint16 if math.isnan(absent) else np.int64)
         self.stale: set[int] = set()
-        self._hours: npt.NDArray[np.uint16] | None = None if are_numbers else np.empty(0, np.uint16)
+        self._hours: Values | None = None
+        """Of times, if they are many."""
         self._first_hour: int | None = None
 
     @property
@@ -54,19 +56,21 @@ class FlatColumn:
         """Makes room for a number of pages; those that are new are stale."""
         known = len(self.values) >> PAGE_BITS
         if pages > known:
+            self.values = _grown(self.values, pages)
             if self._hours is not None:
                 self._hours = _grown(self._hours, pages)
-            self.values = _grown(self.values, pages)
+            elif self.values.dtype == np.int64 and len(self.values) >= HOURS_USERS_MIN:
+                self._hours = np.empty(len(self.values), np.uint16)
+                self._hours[: known << PAGE_BITS] = self._hours_of(self.values[: known << PAGE_BITS])
             self.stale.update(range(known, pages))
 
     def copy_page(self, page: int, values: Values | None) -> None:
         """Replaces the values of a page. None: it has none."""
         part = slice(page << PAGE_BITS, (page + 1) << PAGE_BITS)
-        if self._hours is not None:
+        if self.values.dtype != np.uint16:
             self.values[part] = self._absent if values is None else values
-            self._hours[part] = self._hours_of(self.values[part])
-        elif self.values.dtype != np.uint16:
-            self.values[part] = self._absent if values is None else values
+            if self._hours is not None:
+                self._hours[part] = self._hours_of(self.values[part])
         elif values is None:
             self.values[part] = ABSENT_SMALL
         else:
@@ -90,7 +94,7 @@ class FlatColumn:
     def _hours_of(self, times: Values) -> Values:
         """The hour of each time: an order that times agree with. Of no time it is the least."""
         if self._first_hour is None:
-            latest = int(times.max())
+            latest = int(times.max(initial=int(self._absent)))
             if latest == self._absent:
                 return np.zeros(len(times), np.uint16)
             self._first_hour = (latest >> HOUR_BITS) - HOURS_BEFORE

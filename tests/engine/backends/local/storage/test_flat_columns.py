@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,19 +154,23 @@ INSTANTS = st.one_of(
 )
 
 
+@pytest.mark.parametrize("users_min", [0, 2 * PAGE_USERS, 1 << 30])
 @given(
     st.lists(st.lists(INSTANTS | st.just(ABSENT_TIME), min_size=1, max_size=8), min_size=1, max_size=3),
     st.lists(st.tuples(INSTANTS, INSTANTS), min_size=1, max_size=3),
     st.integers(0, PAGE_USERS - 1),
 )
 def test_times_lie_in_the_same_ranges_by_their_hours(
-    pages: list[list[int]], ends: list[tuple[int, int]], missing: int
+    users_min: int, pages: list[list[int]], ends: list[tuple[int, int]], missing: int
 ) -> None:
     stored = [np.resize(np.array(page, np.int64), PAGE_USERS) for page in pages]
     column = FlatColumn(ABSENT_TIME)
-    column.grow(len(stored))
-    for number, page in enumerate(stored):
-        column.copy_page(number, page)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat_columns, "HOURS_USERS_MIN", users_min)
+        # Hours come once there are enough times.
+        for number, page in enumerate(stored):
+            column.grow(number + 1)
+            column.copy_page(number, page)
     count = len(stored) * PAGE_USERS - missing
     times = np.concatenate(stored)[:count]
     for low, high in ends:
