@@ -23,7 +23,7 @@ from engine.backends.local.storage.transactions import Pairs
 from engine.backends.local.storage.turns import Unshared
 from engine.bounded_cache import BoundedCache
 from engine.criteria.operators import Matcher
-from engine.criteria.operators.base import Texts
+from engine.criteria.operators.base import JoinedSearch, Texts
 
 CHANGED_SHARE_MAX = 16
 CHANGED_MIN = 64
@@ -175,25 +175,32 @@ class TermDictionary:
     def _passing_numbers(self, matcher: Matcher, read: Unshared) -> Positions:
         """Those of the joined strings that pass, in order."""
         first, end = self._range(matcher.between)
-        numbers: Positions = np.arange(first, end)
         if first == end:
-            return numbers
+            return np.zeros(0, np.int64)
         if matcher.joined is not None:
-            before_end = int(self._starts[end]) - len(LINE_BREAK)
-            start = int(self._starts[first])
-            found = search_joined(matcher.joined, self._joined, start, before_end, read.check)
-            doubtful = self._numbers_at(found.doubtful)
-            read.looked_at += end - first - len(doubtful)
-            passing = self._of_passing(matcher, doubtful, read)
-            return np.union1d(self._numbers_at(found.passing), passing)
-        if matcher.literal:
-            # None of these strings has a line break.
-            is_possible = LINE_BREAK not in matcher.literal
-            numbers = self._containing(matcher.literal, first, end) if is_possible else numbers[:0]
+            return self._found_by_expression(matcher, matcher.joined, first, end, read)
+        if not matcher.literal:
+            numbers: Positions = np.arange(first, end)
+        elif LINE_BREAK in matcher.literal:
+            return np.zeros(0, np.int64)
+        else:
+            numbers = self._containing(matcher.literal, first, end)
         if matcher.is_literal:
             read.looked_at += len(numbers)
             return numbers
         return self._of_passing(matcher, numbers, read)
+
+    def _found_by_expression(
+        self, matcher: Matcher, search: JoinedSearch, first: int, end: int, read: Unshared
+    ) -> Positions:
+        """Those of some strings that pass, by a search in all of them."""
+        start, stop = int(self._starts[first]), int(self._starts[end]) - len(LINE_BREAK)
+        found = search_joined(search, self._joined, start, stop, read.check)
+        numbers, doubtful = self._numbers_at(found.passing), self._numbers_at(found.doubtful)
+        read.looked_at += end - first - len(doubtful)
+        if len(doubtful):
+            numbers = np.union1d(numbers, self._of_passing(matcher, doubtful, read))
+        return numbers
 
     def _of_passing(self, matcher: Matcher, numbers: Positions, read: Unshared) -> Positions:
         texts = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -46,8 +47,9 @@ from engine.values import Kind, Micros, Value
 STRUCTURE = 0xFFFF_FFFF
 """Used in keys instead of an attribute number, for the four arrays of every part."""
 _USERS, _COUNTS, _TIMES, _SEQUENCES = range(4)
-_OFFSETS = "offsets"
-"""Tag of what is derived from the counts."""
+_OFFSETS, _ROW_USERS = "offsets", "row_users"
+"""Tags of what is derived from users and counts."""
+ROW_USER_BYTES = 4
 
 S = TypeVar("S", bound=Sized)
 
@@ -129,7 +131,7 @@ class Part:
             (STRUCTURE, _SEQUENCES): frame.sequences,
         }
         held.update(frame.columns)
-        held["row_users"] = frame.users
+        held[_ROW_USERS] = frame.users
         held[_OFFSETS] = offsets
         columns = sorted(frame.columns)
         first, last = int(frame.times.min()), int(frame.times.max())
@@ -194,7 +196,17 @@ class Part:
 
     def row_users(self) -> Uint32s:
         """The user of each row."""
-        return self._derived("row_users", lambda: np.repeat(self.users(), self.counts()))
+        return self._derived(_ROW_USERS, lambda: np.repeat(self.users(), self.counts()))
+
+    @property
+    def keeps_row_users(self) -> bool:
+        """Whether the user of each row is in memory, or would stay there."""
+        cache = self._loader.cache
+        return (
+            self._held is not None
+            or cache.has((self._holder, _ROW_USERS))
+            or cache.has_room(self.record.rows * ROW_USER_BYTES)
+        )
 
     def dense_counts(self) -> Ints:
         """Number of live rows of each dense id up to `user_max`."""
@@ -512,6 +524,10 @@ class Part:
         """Called when the part was replaced: drops its columns from the cache."""
         for tag in self._tags:
             self._loader.cache.drop((self._holder, tag))
+
+    def keeping(self, keeping: Keeping) -> AbstractContextManager[None]:
+        """Caches what is read of it, and of other parts with its loader, to this extent in the block."""
+        return self._loader.keeping(keeping)
 
     def _key(self, attribute: int, kind: int) -> bytes:
         return key(Family.EVENT_COLUMN, *self.slice_key, self.record.number, attribute, kind)

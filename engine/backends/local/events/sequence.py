@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from engine.backends.local.events.columns import integers_between
 from engine.backends.local.events.model import ResolvedSelection
 from engine.backends.local.events.part import Part
-from engine.backends.local.events.select import Universe, selected
-from engine.backends.local.storage.arrays import Bools, Int64s, Ints, sorted_distinct
+from engine.backends.local.events.select import Universe, select_rows
+from engine.backends.local.storage.arrays import Bools, Int64s, Ints, ranges, sorted_distinct
 from engine.values import Micros
 
 _KEY_MAX = 1 << 62
@@ -25,6 +26,8 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 StepRows = tuple[Ints, Int64s]
 """Slots and times of rows that match a step, unordered."""
+
+_NO_ROWS: StepRows = np.zeros(0, np.uint32), np.zeros(0, np.int64)
 
 
 def sequence_passing(
@@ -71,22 +74,53 @@ def _step_rows(
     """The rows of a step, those of candidates alone; None = all."""
     slots: list[Ints] = [np.zeros(0, np.uint32)]
     times = [np.zeros(0, np.int64)]
-    for rows in selected(parts, selection, universe):
-        if candidates is None:
-            slots.append(rows.row_slots)
-            times.append(rows.at(rows.part.times()))
-            continue
-        # Indexes of rows are several times as fast as a mask.
-        kept = np.flatnonzero(candidates.take(rows.row_slots))
-        if len(kept):
-            slots.append(rows.row_slots.take(kept))
-            times.append(
-                rows.part.times().take(kept if rows.positions is None else rows.positions.take(kept))
-            )
+    for part in parts:
+        if candidates is not None and _is_by_user(part, selection, universe):
+            found = _rows_of_candidates(part, selection, universe, candidates)
+        else:
+            found = _selected_rows(part, selection, universe)
+            if candidates is not None:
+                found = _of_candidates(found, candidates)
+        slots.append(found[0])
+        times.append(found[1])
     return np.concatenate(slots), np.concatenate(times)
 
 
+def _selected_rows(part: Part, selection: ResolvedSelection, universe: Universe) -> StepRows:
+    rows = select_rows(part, selection, universe)
+    return _NO_ROWS if rows is None else (rows.row_slots, rows.at(part.times()))
+
+
+def _is_by_user(part: Part, selection: ResolvedSelection, universe: Universe) -> bool:
+    """Whether to find rows user by user: to name the user of each row of a part takes longer, unless that is
+    known. Then the window alone decides about a row, and slots are dense ids.
+    """
+    is_plain = universe.ids is None and selection.where is None and not part.has_tombstones
+    return is_plain and not part.keeps_row_users
+
+
+def _rows_of_candidates(
+    part: Part, selection: ResolvedSelection, universe: Universe, candidates: Bools
+) -> StepRows:
+    """The rows of a part that the candidates have in the window, found user by user."""
+    universe.check()
+    users, counts = part.users(), part.counts()
+    kept = np.flatnonzero(candidates.take(users))
+    if not len(kept):
+        return _NO_ROWS
+    lengths = counts.take(kept).astype(np.int64)
+    rows = ranges(part.offsets().take(kept), lengths)
+    universe.looked_at += len(rows)
+    found: StepRows = np.repeat(users.take(kept), lengths), part.times().take(rows)
+    start, end = selection.time.start, selection.time.end
+    if part.within(start, end):
+        return found
+    inside = np.flatnonzero(integers_between(found[1], start, None if end is None else end - 1))
+    return found[0].take(inside), found[1].take(inside)
+
+
 def _of_candidates(rows: StepRows, candidates: Bools) -> StepRows:
+    # Indexes of rows are several times as fast as a mask.
     kept = np.flatnonzero(candidates.take(rows[0]))
     return rows[0].take(kept), rows[1].take(kept)
 

@@ -22,6 +22,7 @@ from engine.backends.local.events import (
     aggregate_of_one_passes,
     compaction,
     distinct,
+    part,
     select,
     sequence_of_one_passes,
 )
@@ -128,12 +129,14 @@ def lived(store: Store, account: int, life: list[tuple[list[EventRow], str]]) ->
 
 
 @pytest.fixture(
-    params=[(4, 2, 64, 0.25, 0), (4, 2, 2, 1.0, 1 << 12), (1 << 16, 8, 64, 1.0, 1 << 12)],
-    ids=["small slices, few joined", "small slices, two value bits", "usual limits"],
+    params=[(4, 2, 64, 0.25, 0, 1 << 40), (4, 2, 2, 1.0, 1 << 12, 4), (1 << 16, 8, 64, 1.0, 1 << 12, 4)],
+    ids=["small slices, few joined, by user", "small slices, two value bits", "usual limits"],
 )
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a share of 1, rows before a floor stay where they are for as long as any others do."""
-    rows_max, parts_max, value_bits_max, expired_share, few_rows_max = request.param
+    rows_max, parts_max, value_bits_max, expired_share, few_rows_max, row_user_bytes = request.param
+    # Rows that take so much room are found user by user.
+    monkeypatch.setattr(part, "ROW_USER_BYTES", row_user_bytes)
     monkeypatch.setattr(select, "FEW_ROWS_MAX", few_rows_max)
     monkeypatch.setattr(compaction, "EXPIRED_SHARE_MAX", expired_share)
     monkeypatch.setattr(table_module, "SLICE_ROWS_MAX", rows_max)
