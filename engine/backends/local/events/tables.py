@@ -292,8 +292,8 @@ class EventTables:
             every_part = list({id(part): part for parts in parts_of for part in parts}.values())
             universe = Universe(every_part, among, read.check)
             steps = list(zip(step.steps, parts_of, strict=True))
-            # As a rule sequences read more than can be kept: what is there for others stays.
-            with every_part[0].keeping(Keeping.WHAT_FITS):
+            # Over everyone a sequence reads more than can be kept, as a rule: what is there for others stays.
+            with every_part[0].keeping(Keeping.WHAT_FITS if users is None else Keeping.ALL):
                 passed = sequence_passing(steps, step.within, universe)
             read.looked_at += universe.looked_at
             return universe.bitmap(passed)
