@@ -352,7 +352,7 @@ def test_fixed_limits_on_the_page_on_operations() -> None:
             f"{JOURNEY_VERSIONS_MAX}, at most {JOURNEY_VERSION_BYTES_MAX // 2**20} MiB"
         ),
         "lists and maps of a request": f"{LIST_LENGTH_MAX:,} elements, where no other limit is named",
-        "messages in all lists and maps of a request": (
+        "messages and texts in all lists and maps of a request": (
             f"{MESSAGE_ELEMENTS_MAX:,}, counted before the request is parsed"
         ),
         "paths of an `update_mask`": FIELD_MASK_PATHS_MAX,

@@ -24,7 +24,7 @@ from service.readers.forwarding import was_refused
 from service.readers.keys import ReaderKeys
 from service.slots import Slots
 from service.telemetry.calls import SECONDS_BUCKETS
-from service.telemetry.request_ids import Request
+from service.telemetry.request_ids import CURRENT, Request
 
 AUDIENCE_SERVICE = "/milepost.v1.AudienceService/"
 
@@ -96,7 +96,7 @@ class Answering:
                 return hand_on(request, context)
             elapsed_s = time.perf_counter() - began
             count(elapsed_s)
-            log(method, context, elapsed_s)
+            _end(log, method, context, elapsed_s)
             return answer
 
         return behaviour
@@ -126,7 +126,7 @@ class Answering:
             yield from answers
             elapsed_s = time.perf_counter() - began
             count(elapsed_s)
-            log(method, context, elapsed_s)
+            _end(log, method, context, elapsed_s)
 
         return behaviour
 
@@ -171,8 +171,18 @@ class Answering:
         return True
 
 
-def name_call(context: grpc.ServicerContext) -> None:
-    """Gives a caller back the id that it sent."""
+def _end(
+    log: Callable[[str, grpc.ServicerContext, float], None],
+    method: str,
+    context: grpc.ServicerContext,
+    elapsed_s: float,
+) -> None:
+    """Logs a call that was answered here, and gives its caller the id that it sent or that the log has."""
     request = Request(context)
+    CURRENT.set(request)
+    try:
+        log(method, context, elapsed_s)
+    finally:
+        CURRENT.set(None)
     if request.has_id:
         request.name()

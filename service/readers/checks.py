@@ -13,7 +13,7 @@ from engine.backends.base import MEMBER, NOT_MEMBER, UNDECIDED, ServedMany
 from milepost.v1 import audience_service_pb2 as pb
 from service.convert.batch_checks import batch_check_message
 from service.convert.times import micros_of, timestamp
-from service.readers.answering import AUDIENCE_SERVICE, Answering, HandOn, name_call
+from service.readers.answering import AUDIENCE_SERVICE, Answering, HandOn
 from service.reading import RequestReader
 
 CHECK_METHOD = f"{AUDIENCE_SERVICE}CheckMembership"
@@ -50,7 +50,6 @@ class CheckAnswers:
         answer = self._answering.admitted(audience, lambda: self._served.contains(audience, user_id))
         if answer is None:
             return None
-        name_call(context)
         return pb.CheckMembershipResponse(
             member=answer.member,
             as_of=timestamp(answer.as_of),
@@ -74,7 +73,6 @@ class CheckAnswers:
         if answer is None or as_of is None:
             return None
         places = [distinct.index(name) for name in names]
-        name_call(context)
         batch = batch_of(answer.flags, user_ids, places, as_of, answer.revision)
         return batch_check_message(batch, self._answering.revisions).SerializeToString()
 

@@ -25,7 +25,6 @@ from service.readers.answering import (
     HandOn,
     HandOnStream,
     Running,
-    name_call,
 )
 from service.reading import RequestReader
 from service.slots import Slots
@@ -75,7 +74,6 @@ class MemberAnswers:
         page = self._answering.admitted(name, lambda: self._served.page(name, place.after, size, as_of))
         if page is None:
             return None
-        name_call(context)
         token = self._tokens.token(name, None, Place(page.next_after, page.as_of))
         revision = self._answering.revisions.token(page.revision)
         return list_message(page.user_ids, token, page.as_of, revision).SerializeToString()
@@ -101,7 +99,6 @@ class MemberAnswers:
         if members is None:
             running.end()
             return None
-        name_call(context)
         return self._pages(members, running)
 
     def _settled(self, name: str, context: grpc.ServicerContext) -> ServedMembers | None:

@@ -12,7 +12,7 @@ from engine.backends.base import Outlook, ServedEstimate
 from engine.errors import InvalidInput
 from milepost.v1 import audience_service_pb2 as pb
 from service.convert.sizes import count_message, estimate_message, precision_of
-from service.readers.answering import AUDIENCE_SERVICE, Answering, HandOn, name_call
+from service.readers.answering import AUDIENCE_SERVICE, Answering, HandOn
 from service.reading import RequestReader
 
 COUNT_METHOD = f"{AUDIENCE_SERVICE}CountAudience"
@@ -45,7 +45,6 @@ class SizeAnswers:
         found = self._answering.admitted(name, lambda: self._served.count(name))
         if found is None:
             return None
-        name_call(context)
         count = Count(
             users=found.users,
             population=found.population,
@@ -67,7 +66,6 @@ class SizeAnswers:
         found = self._answering.admitted(name, lambda: self._served.estimate(name))
         if found is None or not _is_answered(found, precision):
             return None
-        name_call(context)
         estimate = Estimate(
             size=exact_size(found.count.users),
             labelled=(),

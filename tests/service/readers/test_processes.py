@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.resources import files
@@ -35,13 +37,16 @@ from tests.service.readers.asking import GOLD, build_split, check
 
 START_TIMEOUT_S = 120
 CHECKS = 300
+CHECKS_LOGGED = 100
 SERVICE_CONFIG = files("milepost").joinpath("service_config.json").read_text(encoding="utf-8")
 
 
 @contextmanager
-def process(directory: Path, readers: int | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(
+    directory: Path, readers: int | None, *more_flags: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A service with readers in a process of its own, and its address. None = as many as it starts itself."""
-    flags = ["--data-dir", str(directory / "store"), "--port=0", "--log-format=json"]
+    flags = ["--data-dir", str(directory / "store"), "--port=0", "--log-format=json", *more_flags]
     environment = {name: value for name, value in os.environ.items() if name != "MILEPOST_READERS"}
     if readers is not None:
         flags.append(f"--readers={readers}")
@@ -179,6 +184,27 @@ def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with structlog.testing.capture_logs() as logs, serving(tmp_path / "store", readers=1) as service:
         assert service.accounts.ListAccounts(account_service_pb2.ListAccountsRequest()) is not None
     assert "reader still starting" in {line["event"] for line in logs}
+
+
+def test_a_line_of_a_reader_has_the_id_that_its_caller_gets(tmp_path: Path) -> None:
+    with process(tmp_path, 1, "--access-log=all") as (service, address), closing(Stubs(address)) as stubs:
+        request = audience_service_pb2.CheckMembershipRequest(audience=build(stubs), user_id="u1")
+        connect(stubs, request.audience)
+        check = stubs.audiences.CheckMembership
+        given = []
+        for number in range(CHECKS_LOGGED):
+            # Once the membership is calculated, the reader answers.
+            time.sleep(0.02)
+            sent = (("x-request-id", f"check-{number}"),) if number % 2 else ()
+            answer, call = check.with_call(request, metadata=sent, timeout=CALL_TIMEOUT_S)
+            assert answer.member
+            given.append(dict(call.trailing_metadata())["x-request-id"])
+        service.send_signal(signal.SIGTERM)
+        _, errors = service.communicate(timeout=START_TIMEOUT_S)
+    lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    logged = [line["request_id"] for line in lines if line.get("method", "").endswith("/CheckMembership")]
+    assert sorted(logged) == sorted(given)
+    assert {f"check-{number}" for number in range(1, CHECKS_LOGGED, 2)} <= set(given)
 
 
 def test_a_service_starts_as_many_as_suit_the_machine(tmp_path: Path) -> None:
