@@ -54,6 +54,8 @@ class _Scope:
     served: ServedScope | None = None
     writes: int = 0
     """Of the account, when the scope got its stamp."""
+    id_changes: int = 0
+    """Of the account, when the scope was published."""
     waited: bool = False
     """Whether exits of erased users waited."""
 
@@ -87,6 +89,10 @@ class LocalServing:
         """How many writes have touched users of the account since it is served. Takes no lock."""
         shared = self._accounts.get(account)
         return None if shared is None else shared.writes
+
+    def _id_changes(self, account: str) -> int | None:
+        shared = self._accounts.get(account)
+        return None if shared is None else shared.id_changes
 
     def serve(self, account: str, scope: str, served: ServedScope) -> None:
         """Serves the memberships of a scope as they are now. For one thread a scope."""
@@ -141,6 +147,8 @@ class LocalServing:
             or len(known.stored) != len(served.definitions)
             # Users that other data have touched seem changed to readers until the scope gets a new stamp.
             or known.writes != self.writes(account)
+            # Readers count nothing after an erasure until the sizes are published anew.
+            or known.id_changes != self._id_changes(account)
             or known.waited != self._state.memberships.wait_for_exits(account)
             or (known.served.inputs, known.served.outlooks) != (served.inputs, served.outlooks)
         ):
@@ -183,7 +191,7 @@ class LocalServing:
             ),
         )
         known.account, known.stored, known.dirty, known.served = account.name, stored, dirty, served
-        known.writes, known.waited = shared.writes, waits
+        known.writes, known.id_changes, known.waited = shared.writes, shared.id_changes, waits
 
     def _end(self, scope: str) -> None:
         known = self._scopes.get(scope)
