@@ -45,10 +45,11 @@ def test_the_command_for_a_key_of_secrets_makes_one(tmp_path: Path) -> None:
     [_, *others] = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
     [command] = [block for block in others if "secrets.key" in block]
     interpreter = f"{sys.executable} -c"
-    assert command.startswith("python3 -c ")
+    assert command.startswith("umask 077\npython3 -c ")
     subprocess.run(["sh", "-c", command.replace("python3 -c", interpreter)], cwd=tmp_path, check=True)
     keys = SecretKeys(tmp_path / "secrets.key", may_create=False)
     assert keys.decrypt(keys.encrypt({"secret": "x"})) == {"secret": "x"}
+    assert (tmp_path / "secrets.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_section_explains_every_scope_that_a_method_needs() -> None:
