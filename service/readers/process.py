@@ -19,6 +19,7 @@ from engine.backends import registry
 from engine.measures import Durations
 from engine.process_memory import POLL_SECONDS, FreedMemory, limit_arenas
 from service import logs
+from service.interpreter import share_interpreter
 from service.readers.messages import READY, Answered, Health, Reload, Start, Stop, receive
 from service.readers.server import ReaderServer
 from service.repeating import Repeating
@@ -97,6 +98,7 @@ class _Control:
 def run() -> int:
     """Serves until told to stop and returns the exit status."""
     limit_arenas()
+    share_interpreter()
     signals = Signals()
     # Unbuffered: a buffer that a thread waits in cannot be let go of at the end.
     stream = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)

@@ -25,6 +25,7 @@ from service.auth.snapshot import KeySnapshot
 from service.config import Config
 from service.deaf_callers import DeafCallers
 from service.interceptors import CallInterceptor
+from service.interpreter import share_interpreter
 from service.methods import Kind
 from service.pools import Pools
 from service.readers.server import READER_SERVER_OPTIONS
@@ -53,6 +54,7 @@ def batch_check_membership(
 
 def main() -> None:
     """Serves until SIGTERM."""
+    share_interpreter()
     config = Config()
     stopping = Stopping()
     signal.signal(signal.SIGTERM, lambda signum, frame: stopping.set())

@@ -27,6 +27,7 @@ from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
 from service.application import Application
 from service.auth.listening import CannotListen
 from service.config import Config
+from service.interpreter import SWITCH_SECONDS
 from service.readers import spare, supervisor
 from service.readers.count import readers_for
 from service.readers.shared_port import SOCKET_PATH_BYTES_MAX, SharedPort, WriterSocket
@@ -205,6 +206,15 @@ def test_a_line_of_a_reader_has_the_id_that_its_caller_gets(tmp_path: Path) -> N
     logged = [line["request_id"] for line in lines if line.get("method", "").endswith("/CheckMembership")]
     assert sorted(logged) == sorted(given)
     assert {f"check-{number}" for number in range(1, CHECKS_LOGGED, 2)} <= set(given)
+
+
+def test_a_reader_shares_its_interpreter_like_the_service() -> None:
+    code = "import sys; from service.readers import process; process.run(); print(sys.getswitchinterval())"
+    # A reader that gets no first message ends.
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == pytest.approx(SWITCH_SECONDS)
 
 
 def test_a_service_starts_as_many_as_suit_the_machine(tmp_path: Path) -> None:
