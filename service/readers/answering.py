@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -129,6 +130,10 @@ class Answering:
             _end(log, method, context, elapsed_s)
 
         return behaviour
+
+    def failed(self, method: str, context: grpc.ServicerContext, elapsed_s: float, error: Exception) -> None:
+        """Logs a stream that was answered here and did not end well."""
+        _end(partial(self._log.failed, error=error), method, context, elapsed_s)
 
     def begin(self, name: str, slots: Slots) -> Running | None:
         """The current call, which asks for a resource of that name, as one that runs for longer and takes one

@@ -59,4 +59,5 @@ class Answers:
         self.streams: Mapping[str, StreamAnswer] = {EXPORT_METHOD: members.export}
         """Streams of answers."""
         self.answered = answering.answered
+        self.failed = answering.failed
         """Calls that were answered here, and how long that took."""

@@ -6,6 +6,7 @@ names the one that a call exceeds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -127,7 +128,7 @@ class Routes(grpc.GenericRpcHandler):
                 for pool, answered in ((pools.checks, answers.checks), (pools.reads, answers.reads))
                 for method, answer in answered.items()
             },
-            **{method: self._streamed(method, answer) for method, answer in answers.streams.items()},
+            **{method: self._streamed(method, answer, answers) for method, answer in answers.streams.items()},
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
@@ -162,16 +163,18 @@ class Routes(grpc.GenericRpcHandler):
         behaviour = _in(pool, _telling_defects(answer(self._forwarder.unary(method))))
         return Route(grpc.unary_unary_rpc_method_handler(behaviour), pool, stops=True)
 
-    def _streamed(self, method: str, answer: StreamAnswer) -> Route:
+    def _streamed(self, method: str, answer: StreamAnswer, answers: Answers) -> Route:
         """As `_answered`, of a method with a stream of answers."""
         behaviour = answer(self._forwarder.stream(method))
 
         def stream(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            began = time.perf_counter()
             try:
                 yield from self._deaf_callers.sent(behaviour(request, context), method, context)
             except Exception as error:
                 if was_refused(context) or not context.is_active():
                     raise
+                answers.failed(method, context, time.perf_counter() - began, error)
                 abort(context, error, retry_in_s=self._retry_in_s)
 
         pool = self._pools.streams

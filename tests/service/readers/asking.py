@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from milepost.v1 import audience_service_pb2, journey_pb2, journey_service_pb2
+from google.protobuf import text_format
+
+from milepost.v1 import audience_service_pb2, criteria_pb2, journey_pb2, journey_service_pb2
 from service.readers.shared_port import SOCKET_NAME
 from tests.harness import ACCOUNT, Serving, Stubs
 from tests.service.delivery.test_delivery import JOURNEY, build, connect
@@ -40,6 +42,19 @@ def check(stubs: Stubs, user_id: str, audience: str = GOLD, at_least: str = "") 
         audience=audience, user_id=user_id, at_least=at_least
     )
     return stubs.audiences.CheckMembership(request).member
+
+
+def ask_for_tier(stubs: Stubs, tier: str) -> None:
+    """Edits the milestone of gold users, so that it asks for another tier."""
+    criteria = text_format.Parse(
+        f'user_attribute {{ key: "tier" test {{ equals {{ string_value: "{tier}" }} }} }}',
+        criteria_pb2.Criteria(),
+    )
+    request = journey_service_pb2.UpdateMilestoneRequest(
+        milestone=journey_pb2.Milestone(name=GOLD, criteria=criteria)
+    )
+    request.update_mask.paths.append("criteria")
+    stubs.journeys.UpdateMilestone(request)
 
 
 def batch(

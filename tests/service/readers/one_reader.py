@@ -45,7 +45,7 @@ class Running(NamedTuple):
 def one_reader(parts: Parts) -> Iterator[Running]:
     """A server with the routes of a reader."""
     requests, stopping, signer = RequestReader(1_000, DEFAULT_LIMITS), Stopping(), Signer(b"secret")
-    log, config = CallLog("none", 1_000, LineLimit(0)), Config(exports_max=1, readers=1)
+    log, config = CallLog("problems", 60_000, LineLimit(100)), Config(exports_max=1, readers=1)
     revisions, pages = Revisions("store", signer, lambda: 0), Pages(signer, 1_000)
     answers = Answers(parts.served, revisions, parts.keys, requests, pages, log, config, stopping)
     threads, deaf_callers = ReaderPools(config), DeafCallers(parts.deaf_after_s)

@@ -11,15 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import text_format
 
 from milepost.v1 import (
     account_service_pb2,
     audience_service_pb2,
-    criteria_pb2,
     ingest_service_pb2,
-    journey_pb2,
-    journey_service_pb2,
 )
 from tests.harness import ACCOUNT, INPUT, Serving, Stubs, eventually, refusal_of, serving
 from tests.service.auth.keyed import keyed
@@ -30,6 +26,7 @@ from tests.service.readers.asking import (
     MEMBER,
     NOT_MEMBER,
     OTHERS,
+    ask_for_tier,
     batch,
     build_split,
     check,
@@ -141,15 +138,7 @@ def test_a_check_sees_every_acknowledged_write_while_others_write(service: Servi
 def test_an_edit_holds_from_its_acknowledgement_on(service: Serving) -> None:
     with connections(service, CONNECTIONS) as all_stubs:
         for tier in ("silver", "gold") * 5:
-            criteria = text_format.Parse(
-                f'user_attribute {{ key: "tier" test {{ equals {{ string_value: "{tier}" }} }} }}',
-                criteria_pb2.Criteria(),
-            )
-            request = journey_service_pb2.UpdateMilestoneRequest(
-                milestone=journey_pb2.Milestone(name=GOLD, criteria=criteria)
-            )
-            request.update_mask.paths.append("criteria")
-            service.journeys.UpdateMilestone(request)
+            ask_for_tier(service, tier)
             for stubs in all_stubs:
                 assert check(stubs, "u1") == (tier == "gold")
                 assert check(stubs, "u4", OTHERS) == (tier == "gold")

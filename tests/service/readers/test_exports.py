@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from engine.audiences.members import EXPORT_PAGE_USERS
 from engine.backends.base import ServedPage
@@ -128,10 +129,13 @@ def world(deaf_after_s: float = 60.0) -> Iterator[World]:
 
 
 def test_it_ends_with_its_key() -> None:
-    with world() as here:
+    with capture_logs() as logs, world() as here:
         parts = here.begun()
         here.keys.ended.set()
         assert here.end_of(parts).code is grpc.StatusCode.UNAUTHENTICATED
+    assert [(line["method"], line["code"]) for line in logs if line["event"] == "call"] == [
+        (EXPORT_METHOD, "UNAUTHENTICATED")
+    ]
 
 
 def test_it_ends_with_its_caller() -> None:

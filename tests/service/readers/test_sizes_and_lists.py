@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import text_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,10 +22,8 @@ from engine.limits import DEFAULT_LIMITS
 from milepost.v1 import (
     account_service_pb2,
     audience_pb2,
-    criteria_pb2,
     data_pb2,
     ingest_service_pb2,
-    journey_pb2,
     journey_service_pb2,
 )
 from milepost.v1 import audience_service_pb2 as pb
@@ -50,7 +47,7 @@ from tests.service.readers.answered_alone import (
     wait_until_sizes_are_answered,
     without_instants,
 )
-from tests.service.readers.asking import GOLD, OTHERS, build_split, writer_address
+from tests.service.readers.asking import GOLD, OTHERS, ask_for_tier, build_split, writer_address
 
 READERS = 2
 CONNECTIONS = 4
@@ -259,15 +256,7 @@ def change_and_look(service: Serving) -> None:
     )
     everywhere({"u3"}, 2)
     for tier, gold in (("silver", {"u4"}), ("gold", {"u3"})) * 3:
-        criteria = text_format.Parse(
-            f'user_attribute {{ key: "tier" test {{ equals {{ string_value: "{tier}" }} }} }}',
-            criteria_pb2.Criteria(),
-        )
-        request = journey_service_pb2.UpdateMilestoneRequest(
-            milestone=journey_pb2.Milestone(name=GOLD, criteria=criteria)
-        )
-        request.update_mask.paths.append("criteria")
-        service.journeys.UpdateMilestone(request)
+        ask_for_tier(service, tier)
         everywhere(gold, 2)
 
 
