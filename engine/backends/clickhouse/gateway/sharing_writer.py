@@ -134,32 +134,47 @@ class SharingWriter(Writer):
 
 def _shared(tickets: Iterable[Ticket]) -> Iterator[Ticket]:
     """Entries in order, batches that follow each other as shared ones."""
-    parts: list[Ticket] = []
+    shared = _Shared()
     for ticket in tickets:
-        if parts and not _fits(ticket, parts):
-            yield _joined(parts)
-            parts = []
-        parts.append(ticket)
-    if parts:
-        yield _joined(parts)
+        if not isinstance(ticket.entry, BatchEntry):
+            yield from shared.joined()
+            shared = _Shared()
+            yield ticket
+            continue
+        if not shared.takes(ticket, ticket.entry):
+            yield from shared.joined()
+            shared = _Shared()
+            shared.takes(ticket, ticket.entry)
+    yield from shared.joined()
 
 
-def _fits(ticket: Ticket, parts: Sequence[Ticket]) -> bool:
-    """Whether a batch can share an entry with others. The answer to a request is looked up before the entry
-    is applied, so a request is not in it twice.
+class _Shared:
+    """Batches that become one entry. The answer to a request is looked up before the entry is applied, so a
+    request is not in it twice.
     """
-    several = [*parts, ticket]
-    batches = [each.entry for each in several if isinstance(each.entry, BatchEntry)]
-    requests = [(batch.account, batch.request_id) for batch in batches if batch.request_id]
-    return (
-        len(batches) == len(several)
-        and len(set(requests)) == len(requests)
-        and sum(map(rows_of, batches)) <= SHARED_ROWS_MAX
-        and sum(len(each.encoded) for each in several) <= SHARED_BYTES_MAX
-    )
 
+    def __init__(self) -> None:
+        self._parts: list[Ticket] = []
+        self._batches: list[BatchEntry] = []
+        self._requests: set[tuple[str, str]] = set()
+        self._rows = self._bytes = 0
 
-def _joined(parts: Sequence[Ticket]) -> Ticket:
-    if len(parts) == 1:
-        return parts[0]
-    return _SharedTicket(parts, [each.entry for each in parts if isinstance(each.entry, BatchEntry)])
+    def takes(self, ticket: Ticket, batch: BatchEntry) -> bool:
+        """Adds a batch if it can share the entry. The first one always can."""
+        request = batch.account, batch.request_id
+        rows, size = self._rows + rows_of(batch), self._bytes + len(ticket.encoded)
+        if self._parts and (request in self._requests or rows > SHARED_ROWS_MAX or size > SHARED_BYTES_MAX):
+            return False
+        if batch.request_id:
+            self._requests.add(request)
+        self._rows, self._bytes = rows, size
+        self._parts.append(ticket)
+        self._batches.append(batch)
+        return True
+
+    def joined(self) -> Iterator[Ticket]:
+        """The entry; none without batches."""
+        if len(self._parts) > 1:
+            yield _SharedTicket(self._parts, self._batches)
+        else:
+            yield from self._parts

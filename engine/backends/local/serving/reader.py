@@ -88,16 +88,10 @@ class LocalServingReader:
         return None
 
     def _contains(self, name: str, user_id: str) -> Served | None:
-        # Before everything else: the answer includes every write up to it.
-        revision = self._words[Header.REVISION]
-        found = self._column(name)
+        found = self._published(name)
         if found is None:
             return None
-        scope, now = found.scope.state(), self.now()
-        as_of = None if now is None else self._as_of(scope, now)
-        if as_of is None or not scope.serves(found.column):
-            return None
-        users = self._account(scope.account_at).state()
+        scope, users = found.scope, found.users
         ref = users.find(user_id)
         if not users.is_current():
             # It may have been found in memory that is something else now.
@@ -107,7 +101,7 @@ class LocalServingReader:
         member = ref != UNKNOWN and (ref & DENSE_MASK) in scope.members(found.column, ref >> GROUP_SHIFT)
         if not (users.is_current() and scope.is_current()):
             raise Changed
-        return Served(member, as_of, revision)
+        return Served(member, found.as_of, found.revision)
 
     def contains_many(self, account: str, names: Sequence[str], user_ids: Sequence[str]) -> ServedMany | None:
         """`contains` for many users and audiences of one account; None when a name is not served."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.server import Address
+from tests.engine.backends.clickhouse.databases import Databases, databases_on
 from tests.engine.backends.clickhouse.gateway import Gateway
 from tests.engine.backends.clickhouse.servers import fresh_cluster, own_servers, reason_to_skip, started
 
@@ -22,6 +24,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[list[Addre
         return
     with started(tmp_path_factory.mktemp("clickhouse"), 1, 1) as servers:
         yield [[server.address for server in shard] for shard in servers]
+
+
+@pytest.fixture(scope="module")
+def databases(shards: list[list[Address]]) -> Iterator[Databases]:
+    """Databases for the stores of a file."""
+    with databases_on(shards) as made:
+        yield made
+
+
+@pytest.fixture
+def url(tmp_path: Path, databases: Databases) -> str:
+    """Where a store can be opened."""
+    return databases.url(tmp_path / "gateway")
 
 
 @pytest.fixture(scope="module")

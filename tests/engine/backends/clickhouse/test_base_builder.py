@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,32 +22,12 @@ from engine.criteria.model import Equals
 from engine.errors import StoreUnavailable
 from engine.plan.model import AttributeMatch, Plan, Universe
 from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, plan_of, update
-from tests.engine.backends.clickhouse.databases import Databases, databases_on
-from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started
 from tests.engine.backends.clickhouse.test_store import users
 from tests.harness import eventually
 
 USERS = 30
 GOLD = plan_of(AttributeMatch(workspaces=(SHOP,), key="plan", test=Equals("gold")))
 NEVER = 1 << 60
-
-
-@pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    """Stores on one's own servers, or on one new server."""
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    with ExitStack() as stack:
-        shards = own_servers()
-        if not shards:
-            servers = stack.enter_context(started(tmp_path_factory.mktemp("servers"), 1, 1))
-            shards = [[server.address for server in shard] for shard in servers]
-        yield stack.enter_context(databases_on(shards))
-
-
-@pytest.fixture
-def url(tmp_path: Path, databases: Databases) -> str:
-    return databases.url(tmp_path / "gateway")
 
 
 def opened(url: str, writes_min: int = NEVER) -> ClickHouseBackend:

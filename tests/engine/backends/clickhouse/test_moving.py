@@ -49,11 +49,6 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
 
 
 @pytest.fixture
-def url(tmp_path: Path, databases: Databases) -> str:
-    return databases.url(tmp_path / "gateway")
-
-
-@pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "USERS_AT_ONCE", 3)
     monkeypatch.setattr(pages, "ROWS_AT_ONCE", 8)

@@ -7,7 +7,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from engine.criteria.model import Equals
 from engine.errors import DataLoss, StoreUnavailable
 from engine.plan.model import AttributeMatch, Universe
 from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, event, plan_of, update
-from tests.engine.backends.clickhouse.databases import Databases, databases_on
-from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started
 from tests.engine.backends.clickhouse.test_store import opened, rows, users
 from tests.harness import eventually
 
@@ -33,24 +31,6 @@ CALLERS = 16
 OTHER = "accounts/other"
 
 Batch = Callable[[], Appended]
-
-
-@pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    """Stores on one's own servers, or on one new server."""
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    with ExitStack() as stack:
-        shards = own_servers()
-        if not shards:
-            servers = stack.enter_context(started(tmp_path_factory.mktemp("servers"), 1, 1))
-            shards = [[server.address for server in shard] for shard in servers]
-        yield stack.enter_context(databases_on(shards))
-
-
-@pytest.fixture
-def url(tmp_path: Path, databases: Databases) -> str:
-    return databases.url(tmp_path / "gateway")
 
 
 @pytest.fixture
