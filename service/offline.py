@@ -22,7 +22,7 @@ from service.config import SECRET_KEY_FILE
 from service.convert.upkeep import finding_messages, stats_message
 
 Step = Callable[[str, int, int], None]
-"""Is told how far a move is: its step, the pages that are through it, and all of them."""
+"""Takes the progress of a move: its step, the pages that are done, and all of them."""
 
 
 def _tools() -> OfflineTools:

@@ -15,7 +15,7 @@ from engine.backends.base import EstimateOutlook, ServedScope, ServingWriter
 from engine.resources.records import account_of
 
 JOURNEYS_ALWAYS_SERVED = 16
-"""So many are served after each round."""
+"""Journeys that are served after each round, when there are no more of them."""
 SERVING_SHARE = 0.1
 """Processor time that is spent on more of them, of all time."""
 REST_S_MAX = 1.0

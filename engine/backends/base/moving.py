@@ -9,7 +9,7 @@ import msgspec
 
 
 class MoveProgress(msgspec.Struct, frozen=True):
-    """Pages of rows that are through a step, of all."""
+    """How many pages of rows a step is done with, and how many there are."""
 
     step: str
     pages: int
@@ -17,7 +17,7 @@ class MoveProgress(msgspec.Struct, frozen=True):
 
 
 Told: TypeAlias = Callable[[MoveProgress], None]
-"""Is told of progress."""
+"""Takes the progress of a move."""
 
 
 class PartitionDifference(msgspec.Struct, frozen=True, kw_only=True):

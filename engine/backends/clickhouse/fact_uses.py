@@ -41,8 +41,8 @@ class FactUses:
                 self._counts[plan.account] = Counter(dict(counts.most_common(FACTS_MAX // 2)))
 
     def most_used(self, account: str, count: int, before: Sequence[Fact]) -> tuple[Fact, ...]:
-        """At most so many facts, those used most first; then some of `before`, as nothing is counted right
-        after a start.
+        """At most `count` facts, those used most first. Then come some of `before`: right after a start
+        nothing is counted.
         """
         with self._lock:
             counts = self._counts.get(account, Counter())

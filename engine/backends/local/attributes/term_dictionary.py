@@ -27,8 +27,8 @@ from engine.criteria.operators.base import JoinedSearch, Texts
 
 CHANGED_SHARE_MAX = 16
 CHANGED_MIN = 64
-"""Strings that changed users, of a dictionary of so many times as many, above which it is built anew; never
-below this number.
+"""A dictionary is built anew when more than one in `CHANGED_SHARE_MAX` of its strings changed users, and at
+least `CHANGED_MIN` did.
 """
 FORGOTTEN_AT_ONCE = 64
 """Strings whose users are forgotten before others go first: a fraction of a millisecond."""

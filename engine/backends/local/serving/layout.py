@@ -46,8 +46,9 @@ Sizes are of everyone, so they are answered only while nobody is dirty:
    erased users wait, whom the members still include. A reader counts only while the account has that number.
 9. Ids of users come in pages, with a counter of their own (IDS_COUNTER). They are added after their users, so
    a reader may not find one and then does not answer. An erased user's id is cleared before the erasure is
-   acknowledged. A page of a list is answered like a count, or while no user from its first to the member
-   behind its last, members or not, was touched since the publication: whoever is dirty is elsewhere then.
+   acknowledged. A page of a list is answered like a count. It is also answered while dirty users are
+   elsewhere: while no user from the first of the page to the member behind its last was touched since the
+   publication, members or not.
 10. Outlooks of estimates also depend on data that the scope does not read. They hold while WRITES of the
     account is the number that they were made at.
 """

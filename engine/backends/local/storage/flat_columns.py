@@ -28,7 +28,9 @@ COMPARED_AT_ONCE = PAUSE_PAGES * PAGE_USERS
 HOUR_BITS = 32
 """An hour is 2^32 microseconds, about 72 minutes."""
 HOURS_BEFORE = 60_000
-"""Hours before the first page's last time, about eight years, that are told apart; those before are one."""
+"""Hours before the last time of the first page that have numbers of their own: about eight years. Earlier
+times share one.
+"""
 _HOUR_MAX = (1 << 16) - 1
 HOURS_USERS_MIN = 1 << 14
 """Times from which hours are kept beside them; fewer are as quickly compared."""
