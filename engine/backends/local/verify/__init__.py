@@ -28,6 +28,8 @@ from engine.errors import DataLoss
 KEYS_PER_PROGRESS = 256
 
 Checker = Callable[[Examination], Iterator[None]]
+Rest = Callable[[], None]
+"""May pause, so that others have the interpreter."""
 
 CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
     (check_meta, (Family.META,)),
@@ -73,17 +75,21 @@ CHECKERS: tuple[tuple[Checker, tuple[Family, ...]], ...] = (
 """Checkers and their families, ordered so that each finds the results it compares with."""
 
 
-def verify(log: Readable, index: Readable) -> Iterator[Finding]:
+def verify(log: Readable, index: Readable, rest: Rest) -> Iterator[Finding]:
     """As `verify_transactions`, in new read transactions of both parts. They last as long as the iterator;
     close it to end them early.
     """
     # The log first: an index read later reaches at least as far as this log was trimmed.
     with log.reading() as log_txn, index.reading() as index_txn:
-        yield from verify_transactions(log_txn, index_txn)
+        yield from verify_transactions(log_txn, index_txn, rest)
 
 
-def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterator[Finding]:
-    """Faults as they are found, progress every `KEYS_PER_PROGRESS` keys, and the result last."""
+def verify_transactions(
+    log: ReadTransaction, index: ReadTransaction, rest: Rest = lambda: None
+) -> Iterator[Finding]:
+    """Faults as they are found, progress every `KEYS_PER_PROGRESS` keys, and the result last. Calls `rest`
+    after every key.
+    """
     examination = Examination(log, index)
     for txn in (log, index):
         try:
@@ -97,6 +103,7 @@ def verify_transactions(log: ReadTransaction, index: ReadTransaction) -> Iterato
         return
     for checker, families in CHECKERS:
         for step in _steps(checker, families, examination):
+            rest()
             yield from examination.take_faults()
             if step % KEYS_PER_PROGRESS == 0:
                 yield _progress(examination)

@@ -20,7 +20,7 @@ from engine.backends.local.storage.header import FORMAT_VERSION
 from engine.backends.local.storage.key_statistics import KINDS
 from engine.backends.local.storage.keys import Family, family_of, key
 from engine.backends.local.storage.transactions import CHECKSUM_BYTES
-from engine.backends.local.verify import CHECKERS
+from engine.backends.local.verify import CHECKERS, verify
 from engine.errors import FailedPrecondition
 from engine.plan.model import Universe
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
@@ -110,6 +110,13 @@ def test_a_sound_store_has_no_faults_and_every_key_is_read(backend: LocalBackend
     for each in result.families:
         kinds[each.kind] += each.bytes
     assert kinds == {kind.kind: kind.bytes for kind in backend.figures().kinds}
+
+
+def test_a_verification_may_rest_after_every_key(backend: LocalBackend) -> None:
+    rests: list[None] = []
+    *_, result = verify(backend._store.log, backend._store.index, lambda: rests.append(None))
+    assert isinstance(result, StoreVerified)
+    assert len(rests) >= sum(family.keys for family in result.families if family.family == "PROFILE") == 297
 
 
 @pytest.mark.parametrize("family", Family, ids=lambda family: family.name)
