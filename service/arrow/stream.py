@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 
@@ -79,29 +80,37 @@ class RecordBatches:
         """Reads the schema. Raises InvalidInput when there is none, and any error of the chunks."""
         self._pieces = _Pieces(pieces, batch_bytes_max)
         self._batch_bytes_max = batch_bytes_max
-        try:
+        with self._refusing():
             self._reader = pa.ipc.open_stream(pa.PythonFile(self._pieces, mode="r"))
-        except BROKEN as error:
-            raise self._refusal(error) from error
         self.schema: pa.Schema = self._reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Raises as the constructor, and InvalidInput for a record batch that is malformed or too large."""
         while True:
-            try:
-                batch = self._reader.read_next_batch()
+            with self._refusing():
+                try:
+                    batch = self._reader.read_next_batch()
+                except StopIteration:
+                    return
                 batch.validate(full=True)
-            except StopIteration:
-                return
-            except BROKEN as error:
-                raise self._refusal(error) from error
             size_bytes = batch.nbytes + sum(viewed_bytes(column) for column in batch.columns)
             if size_bytes > self._batch_bytes_max:
                 raise too_large(size_bytes, self._batch_bytes_max)
             yield batch
 
-    def _refusal(self, error: Exception) -> Exception:
-        return self._pieces.failure or unreadable(error)
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Raises InvalidInput for what Arrow cannot read, and errors of the chunks as they are."""
+        try:
+            yield
+        except BROKEN as error:
+            if self._pieces.failure is not None:
+                raise self._pieces.failure from None
+            raise unreadable(error) from error
+        finally:
+            # Its traceback leads to Arrow's file, and that to these chunks, by a way that Python's collector
+            # does not see. So none of them would ever be freed.
+            self._pieces.failure = None
 
 
 def recut(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -7,7 +7,10 @@ it: messages beyond `RECEIVE_BYTES_MAX` are RESOURCE_EXHAUSTED without a reason.
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -15,9 +18,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from engine.errors import MilepostError
+from milepost.v1 import ingest_service_pb2
 from service.limits import RECEIVE_BYTES_MAX
 from service.methods import REFLECTION_METHODS, Kind, kind_of, named_methods
-from tests.harness import CALL_TIMEOUT_S, Refusal, Serving, read_refusal, serving
+from tests.harness import ACCOUNT, CALL_TIMEOUT_S, INPUT, Refusal, Serving, eventually, read_refusal, serving
 from tests.service.test_server import CONTRACT
 
 BYTES_MAX = 100_000
@@ -149,3 +154,40 @@ def test_reflection_goes_on_after_a_question_it_cannot_answer(service: Serving) 
     answers = list(ask(iter([question(file_by_filename="nope"), question(list_services="")])))
     assert answers[0].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
     assert answers[1].list_services_response.service
+
+
+def refused_calls() -> Iterator[tuple[str, list[bytes]]]:
+    """Calls that are refused, at least one of each method: their messages."""
+    for method, _, _ in METHODS:
+        yield method, [UNREADABLE]
+    events = ingest_service_pb2.ImportEventsRequest(
+        header=ingest_service_pb2.ImportHeader(parent=ACCOUNT, input=INPUT, user_id_column="user")
+    )
+    users = ingest_service_pb2.ImportUsersRequest(
+        header=ingest_service_pb2.ImportUsersHeader(parent=ACCOUNT, input=INPUT, user_id_column="user")
+    )
+    for method, header, chunk in (
+        ("ImportEvents", events, ingest_service_pb2.ImportEventsRequest(arrow=UNREADABLE)),
+        ("ImportUsers", users, ingest_service_pb2.ImportUsersRequest(arrow=UNREADABLE)),
+    ):
+        for later in (header, chunk):
+            messages = [header.SerializeToString(), later.SerializeToString()]
+            yield f"/milepost.v1.IngestService/{method}", messages
+
+
+def errors_in_memory() -> Counter[str]:
+    """Errors of calls in this process that something still refers to."""
+    gc.collect()
+    return Counter(str(found) for found in gc.get_objects() if isinstance(found, MilepostError))
+
+
+def test_nothing_stays_of_a_refused_call(service: Serving) -> None:
+    """An error that stays keeps all that its call had, requests of megabytes included."""
+    with suppress(grpc.RpcError):
+        service.create_inputs()
+    before = errors_in_memory()
+    calls = list(refused_calls())
+    for method, messages in calls:
+        assert refusals(service, method, *messages), method
+    eventually(lambda: not errors_in_memory() - before)
+    assert len(calls) == len(METHODS) + 4
