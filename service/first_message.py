@@ -3,8 +3,9 @@
 gRPC gives a call a thread as soon as its headers have come, and lets the thread wait for the message. Callers
 that send no message could hold all threads that way, and every call costs one more change of threads. Here a
 call gets a thread once its message is there, and is refused when the message does not come in time. A call
-that needs no API key is refused before, when its pool is full of calls and another one comes: nobody's share
-limits how many calls without a message there are (see also `service.silent_streams`).
+that needs no API key is refused before, when its pool is full of calls and another one comes after it has
+been silent for a while: nobody's share limits how many calls without a message there are (see also
+`service.silent_streams`).
 
 gRPC also parses a message in the one thread that receives for all calls. Here it is parsed in the call's own.
 
@@ -25,6 +26,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from engine.errors import Aborted, InvalidInput, MilepostError, StoreUnavailable
 from service.errors import answer_of
 from service.repeating import Repeating
+from service.silent_streams import SILENT_S_MIN
 
 SWEEP_INTERVAL_S = 0.5
 """Interval between checks for messages that are late."""
@@ -95,7 +97,7 @@ class Receives(Protocol):
         ...
 
     def refuse_longest(self, pool: str) -> bool:
-        """Ends the call that the pool has waited for longest. False: it waits for none."""
+        """Ends the call that the pool has waited for longest. False: for none has it waited long."""
         ...
 
 
@@ -120,7 +122,7 @@ class FirstMessages(Repeating):
         super().__init__("first-messages")
         self._limit_s = limit_s
         self._awaited: dict[int, tuple[float, Call, str | None]] = {}
-        """Until when, and in which pool they give way, by identity, in order of time."""
+        """Since when, and in which pool they give way, by identity, in order of time."""
 
     def receive(self, call: Call, run: Callable[[tuple[Any, ...]], None], pool: str | None) -> None:
         """Receives the message, then runs the call's task. Also runs it when the caller ends the call."""
@@ -133,7 +135,7 @@ class FirstMessages(Repeating):
             return finished
 
         with call.state.condition:
-            self._awaited[id(call)] = time.monotonic() + self._limit_s, call, pool
+            self._awaited[id(call)] = time.monotonic(), call, pool
             call.rpc_event.call.start_server_batch(
                 (cygrpc.ReceiveMessageOperation(internals._EMPTY_FLAGS),), message_came
             )
@@ -145,17 +147,20 @@ class FirstMessages(Repeating):
             call.refuse(StoreUnavailable("the service is stopping; try again"), retry_in_s=retry_in_s)
 
     def refuse_longest(self, pool: str) -> bool:
-        """Ends the call whose message the pool has waited for longest. False: it waits for none."""
-        for key, (_, call, name) in list(self._awaited.items()):
+        """Ends the call whose message the pool has waited for longest. False: for none has it waited long."""
+        latest = time.monotonic() - SILENT_S_MIN
+        for key, (since, call, name) in list(self._awaited.items()):
+            if since > latest:
+                return False
             if name == pool and self._awaited.pop(key, None) is not None:
                 call.refuse(self._idle("while others called"))
                 return True
         return False
 
     def _turn(self) -> float:
-        now = time.monotonic()
-        for due, call, _ in list(self._awaited.values()):
-            if due > now:
+        latest = time.monotonic() - self._limit_s
+        for since, call, _ in list(self._awaited.values()):
+            if since > latest:
                 break
             call.refuse(self._idle(f"for {self._limit_s:g} seconds"))
         return SWEEP_INTERVAL_S

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 
 SILENT_S_MIN = 1.0
-"""A stream gives way only after it has waited this long: one that is in use does not."""
+"""A call gives way only after it has been silent for this long: one whose message is on its way does not."""
 
 
 class WaitingStream:

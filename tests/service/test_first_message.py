@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from milepost.v1.account_service_pb2 import ListAccountsRequest
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
+from service import first_message
 from service.convert.wire_elements import WireElements
 from service.limits import PROBES_MAX
 from service.methods import REFLECTION_METHODS, Kind, kind_of
@@ -26,6 +27,7 @@ from tests.service.test_refusals import METHODS
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SILENT = 40
 """More than the threads of any kind."""
+HOUR_S = 3_600.0
 IDLE_S = 1.5
 STREAM_EVENTS = "/milepost.v1.IngestService/StreamEvents"
 STREAMS_OF_REQUESTS = [
@@ -81,21 +83,31 @@ def test_silent_calls_hold_no_thread_and_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "method", ["/grpc.health.v1.Health/Check", "/milepost.v1.AccountService/ListAccounts"]
 )
-def test_silent_calls_without_a_key_give_way_to_others(tmp_path: Path, method: str) -> None:
-    """As many as their pool holds, and more: each further one ends the one that is silent for longest."""
+def test_silent_calls_without_a_key_give_way_to_others(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as their pool holds. Each further call ends the one that is silent for longest, and none whose
+    message may be on its way.
+    """
     with serving(tmp_path / "store", in_flight_max=SILENT, access_log="none") as service:
         service.create_inputs()
         health: Any = health_pb2_grpc.HealthStub(service.channel)
         pool = service.application._server._pools[kind_of(method)]
-        silent = Silent(service, method, pool.in_flight_max + SILENT)
-        early, late = silent.calls[:SILENT], silent.calls[SILENT:]
-        for end in map(end_of, early):
-            assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+        monkeypatch.setattr(first_message, "SILENT_S_MIN", HOUR_S)
+        silent = Silent(service, method, pool.in_flight_max)
+        eventually(lambda: pool.in_flight == pool.in_flight_max)
+        end = end_of(service.channel.unary_stream(method)(b""))
+        assert (end.code, end.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
+        assert pool.refused.value == 1
+        assert not any(call.done() for call in silent.calls)
+        monkeypatch.setattr(first_message, "SILENT_S_MIN", 0.0)
         for _ in range(SILENT // 2):
             assert health.Check(health_pb2.HealthCheckRequest()).status == SERVING
             assert service.accounts.ListAccounts(ListAccountsRequest()).accounts
-        assert not all(call.done() for call in late)
-        assert pool.refused.value == 0
+        end = end_of(silent.calls[0])
+        assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+        assert not all(call.done() for call in silent.calls)
+        assert pool.refused.value == 1
         silent.let_go()
 
 
