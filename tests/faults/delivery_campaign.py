@@ -29,7 +29,7 @@ from milepost.criteria import attribute
 from milepost.v1.connection_pb2 import CONNECTION_STATE_ACTIVE, Batching
 from milepost.values import to_duration
 from tests.faults.delivery_ledger import DeliveryLedger
-from tests.faults.delivery_receivers import RECEIVERS, Receiver
+from tests.faults.delivery_receivers import RECEIVERS, UNREAD_CHANGES_MAX, Receiver
 
 ACCOUNT_ID = "deliveries"
 BATCH_CHANGES = 500
@@ -42,6 +42,8 @@ STALLED_S = 120.0
 """A guard: nothing takes that long to arrive."""
 FLAGS = ("--log-level", "error", "--refresh-interval-ms", "20", "--retry-budget-s", "1d")
 BACKLOG_BATCHES = 4
+UNREAD_MAX = 20_000
+"""Changes that wait to be read, unless the kind of receiver allows fewer."""
 USER_BATCHES = 2 * BACKLOG_BATCHES
 """A user moves again once its last change has arrived, so every move is a change."""
 
@@ -69,7 +71,8 @@ class Campaign:
         self._seed = seed
         self._source = random.Random(seed)
         # Small campaigns have small batches, so that kills meet deliveries.
-        self._users = min(5_000, max(50, changes // 20))
+        users_max = UNREAD_CHANGES_MAX.get(kind, UNREAD_MAX) // BACKLOG_BATCHES
+        self._users = min(users_max, max(50, changes // 20))
         self._moves = -(-changes // self._users)
         self._kill_after = sorted(self._source.sample(range(1, changes), kills))
         self._batch_changes = min(BATCH_CHANGES, max(10, self._users // 4))

@@ -194,3 +194,8 @@ RECEIVERS: dict[str, OpenReceiver] = {
     "webhook": _webhook,
 }
 """By the name of the kind."""
+
+UNREAD_CHANGES_MAX = {"kafka": 4_000}
+"""By the name of the kind, how many changes may wait to be read. The mock cluster keeps 5 MiB of a partition
+and lets go of the rest, read or not.
+"""

@@ -96,7 +96,8 @@ def test_silent_calls_without_a_key_give_way_to_others(
         monkeypatch.setattr(first_message, "SILENT_S_MIN", HOUR_S)
         silent = Silent(service, method, pool.in_flight_max)
         eventually(lambda: pool.in_flight == pool.in_flight_max)
-        end = end_of(service.channel.unary_stream(method)(b""))
+        call: Any = service.channel.unary_stream(method)
+        end = end_of(call(b""))
         assert (end.code, end.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
         assert pool.refused.value == 1
         assert not any(call.done() for call in silent.calls)
