@@ -5,7 +5,8 @@
 Users enter and leave an audience that a connection delivers to a receiver of the kind, on a real server.
 While changes are on their way the service gets SIGKILL, and starts again on its store. Every change has to
 arrive, in order, once or again within the batch that was under way; in the end the receiver's fold is the
-membership. The seed chooses when the service is killed and what the receiver fails, but not where exactly a
+membership. Then the connection is deactivated, and the service is killed while the exits of all members are
+on their way. The seed chooses when the service is killed and what the receiver fails, but not where exactly a
 process ends.
 """
 
@@ -38,6 +39,9 @@ KILL_DELAY_S_MAX = 0.05
 SEED_BITS = 32
 CHANGES = 1_000_000
 KILLS = 50
+EXIT_KILLS_DIVISOR = 10
+"""One more kill for so many, while exits are on their way."""
+POLL_S = 0.05
 STALLED_S = 120.0
 """A guard: nothing takes that long to arrive."""
 FLAGS = ("--log-level", "error", "--refresh-interval-ms", "20", "--retry-budget-s", "1d")
@@ -57,6 +61,8 @@ class Outcome:
     """Figures of a campaign."""
 
     changes: int
+    exits: int
+    """Of the members at the end, once the connection was deactivated."""
     repeated: int
     kills: int
     seconds: float
@@ -77,46 +83,75 @@ class Campaign:
         self._kill_after = sorted(self._source.sample(range(1, changes), kills))
         self._batch_changes = min(BATCH_CHANGES, max(10, self._users // 4))
         self._ledger = DeliveryLedger(self._batch_changes)
+        self._exit_kills = max(1, kills // EXIT_KILLS_DIVISOR)
+        self._all = 0
+        """Changes and exits."""
 
     def run(self) -> Outcome:
         """Raises CampaignFailed."""
         began = time.monotonic()
-        kills = len(self._kill_after)
         source = random.Random(f"{self._seed} {self._kind}")
+        kills = moved = changes = 0
         with RECEIVERS[self._kind](self._directory, self._ledger, source) as receiver:
-            moved = 0
             while True:
-                with ServiceProcess(self._directory / "store", flags=(*FLAGS, *receiver.flags)) as service:
-                    moved = self._serve(service, receiver, moved)
-                    if self._kill_after:
-                        self._kill_after.pop(0)
-                        time.sleep(self._source.uniform(0, KILL_DELAY_S_MAX))
-                        service.kill()
-                        continue
-                    self._compare(service, moved)
-                    break
-        ledger = self._ledger
-        return Outcome(ledger.arrived, ledger.repeated, kills, time.monotonic() - began)
+                flags = (*FLAGS, *receiver.flags)
+                with (
+                    ServiceProcess(self._directory / "store", flags=flags) as service,
+                    Client(service.target, account=ACCOUNT_ID) as client,
+                ):
+                    if not changes:
+                        moved = self._serve(client, receiver, moved)
+                        if not self._kill_after:
+                            self._compare(client, moved)
+                            changes = self._ledger.arrived
+                            self._deactivate(client)
+                    if changes:
+                        self._wait_for(self._kill_after[0] if self._kill_after else self._all)
+                    if not self._kill_after:
+                        self._expect_nothing_left(client)
+                        break
+                    self._kill_after.pop(0)
+                    time.sleep(self._source.uniform(0, KILL_DELAY_S_MAX))
+                    service.kill()
+                    kills += 1
+        exits = self._ledger.arrived - changes
+        return Outcome(changes, exits, self._ledger.repeated, kills, time.monotonic() - began)
 
-    def _serve(self, service: ServiceProcess, receiver: Receiver, moved: int) -> int:
+    def _serve(self, client: Client, receiver: Receiver, moved: int) -> int:
         """Moves users until the next kill is due, or all have moved and everything arrived. Returns how many
         batches of users have moved by now.
         """
-        with Client(service.target, account=ACCOUNT_ID) as client:
-            if not moved:
-                _prepare(client, receiver, self._batch_changes)
-            while not self._kill_after or self._ledger.arrived < self._kill_after[0]:
-                behind = moved * self._users - self._ledger.arrived
-                if moved < self._moves and behind < BACKLOG_BATCHES * self._users:
-                    self._move(client, moved)
-                    moved += 1
-                    continue
-                if not behind:
-                    break
-                due = self._kill_after[0] if self._kill_after else moved * self._users
-                # A batch less than is behind, so that there is always something to deliver.
-                self._wait_for(min(due, self._ledger.arrived + self._users, moved * self._users))
+        if not moved:
+            _prepare(client, receiver, self._batch_changes)
+        while not self._kill_after or self._ledger.arrived < self._kill_after[0]:
+            behind = moved * self._users - self._ledger.arrived
+            if moved < self._moves and behind < BACKLOG_BATCHES * self._users:
+                self._move(client, moved)
+                moved += 1
+                continue
+            if not behind:
+                break
+            due = self._kill_after[0] if self._kill_after else moved * self._users
+            # A batch less than is behind, so that there is always something to deliver.
+            self._wait_for(min(due, self._ledger.arrived + self._users, moved * self._users))
         return moved
+
+    def _deactivate(self, client: Client) -> None:
+        """From now on the exits of all members are on their way. Chooses when the service is killed."""
+        first = self._ledger.arrived + 1
+        self._all = self._ledger.arrived + len(self._ledger.members)
+        self._kill_after = sorted(self._source.sample(range(first, self._all), self._exit_kills))
+        client.deactivate_connection("sending")
+
+    def _expect_nothing_left(self, client: Client) -> None:
+        """Every member has exited, and the connection knows."""
+        latest = time.monotonic() + STALLED_S
+        while client.get_connection("sending").exiting:
+            if time.monotonic() > latest:
+                raise CampaignFailed(f"all exits arrived, and it is exiting {STALLED_S:g} s later")
+            time.sleep(POLL_S)
+        if self._ledger.members or self._ledger.arrived != self._all:
+            raise CampaignFailed(f"{len(self._ledger.members)} members have not exited")
 
     def _move(self, client: Client, number: int) -> None:
         batch, turn = number % USER_BATCHES, number // USER_BATCHES
@@ -136,10 +171,9 @@ class Campaign:
         if not arrives:
             raise CampaignFailed(f"{self._ledger.arrived} changes arrived, then nothing for {STALLED_S:g} s")
 
-    def _compare(self, service: ServiceProcess, moved: int) -> None:
-        with Client(service.target, account=ACCOUNT_ID) as client:
-            members = set(client.export_members("tiers/gold"))
-            connection = client.get_connection("sending")
+    def _compare(self, client: Client, moved: int) -> None:
+        members = set(client.export_members("tiers/gold"))
+        connection = client.get_connection("sending")
         if (self._ledger.arrived, self._ledger.last) != (moved * self._users,) * 2:
             raise CampaignFailed(f"{self._ledger.arrived} changes arrived of {moved * self._users}")
         if members != self._ledger.members:
@@ -156,7 +190,13 @@ def _prepare(client: Client, receiver: Receiver, batch_changes: int) -> None:
     client.ensure_milestone("tiers", "gold", criteria=attribute("tier").equals("gold"))
     output = client.ensure_output("receiver", receiver.output)
     batching = Batching(max_changes=batch_changes, max_age=to_duration(timedelta(seconds=BATCH_AGE_S)))
-    client.ensure_connection("sending", target="tiers/gold", output=output.name, batching=batching)
+    client.ensure_connection(
+        "sending",
+        target="tiers/gold",
+        output=output.name,
+        batching=batching,
+        exits_on_deactivation=True,
+    )
     client.activate_connection("sending")
 
 
@@ -182,8 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     shutil.rmtree(directory)
     print(
-        f"{outcome.changes} changes arrived in order, none lost, {outcome.repeated} again within their batch,"
-        f" {outcome.kills} kills, {outcome.seconds:.0f} s, --seed {seed}",
+        f"{outcome.changes} changes and {outcome.exits} exits at the end arrived in order, none lost,"
+        f" {outcome.repeated} again within their batch, {outcome.kills} kills,"
+        f" {outcome.seconds:.0f} s, --seed {seed}",
         flush=True,
     )
     return 0
