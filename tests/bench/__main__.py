@@ -154,7 +154,10 @@ def _add_checks(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bystander = tables.add_parser("bystander", help="checks beside counts, estimates, ingest, export, verify")
     bystander.add_argument("--users", type=int, default=1_000_000)
     bystander.add_argument("--events", type=int, default=2_000_000)
-    bystander.add_argument("--seconds", type=float, default=4.0, help="measured beside each load")
+    bystander.add_argument(
+        "--seconds", type=float, default=4.0, help="measured beside each load, in each round"
+    )
+    bystander.add_argument("--rounds", type=int, default=3, help="turns of which the median counts")
     bystander.add_argument(
         "--readers", type=int, default=Config().reader_count, help="processes that answer checks"
     )
@@ -271,11 +274,14 @@ def _steady(options: argparse.Namespace, console: Console) -> None:
 def _bystander(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import bystander, marketing_world
 
-    scale = marketing_world.Scale(users=options.users, events=options.events)
-    bystander.run(
-        bystander.Options(scale=scale, seconds=options.seconds, readers=options.readers, keep=options.keep),
-        console,
+    chosen = bystander.Options(
+        scale=marketing_world.Scale(users=options.users, events=options.events),
+        seconds=options.seconds,
+        rounds=options.rounds,
+        readers=options.readers,
+        keep=options.keep,
     )
+    bystander.run(chosen, console)
 
 
 def _watchers(options: argparse.Namespace, console: Console) -> None:

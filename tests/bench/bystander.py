@@ -4,6 +4,8 @@ One caller checks one user after another, in a milestone of ten criteria and in 
 run, in turn: nothing, another program that computes and never calls, loops of counts and of estimates, ingest
 at a fixed rate, exports, and verifications. The other program shows what the machine alone does to a check
 when one of its cores is busy. Each count and estimate is as of another instant, so that no answer is cached.
+The loads take turns in several rounds; figures are medians over these, since an idle machine is not always
+equally fast.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import grpc
 from rich import box
@@ -37,8 +41,9 @@ from milepost.v1.audience_service_pb2 import (
     ExportMembersRequest,
 )
 from milepost.v1.audience_service_pb2_grpc import AudienceServiceStub
-from tests.bench import lock_holds
+from tests.bench import interpreter_waits, lock_holds
 from tests.bench.figures import number, quantile
+from tests.bench.interpreter_waits import Wait
 from tests.bench.lock_holds import Hold
 from tests.bench.marketing_world import ACCOUNT_ID, INPUT, JOURNEY, NOW, Scale, open_engine
 from tests.bench.sizes import LAST_ID, journey
@@ -59,32 +64,54 @@ Load = Callable[[str, Ended], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`seconds` are measured beside each load; `keep` is a directory to keep the filled store in. `readers`
-    are the processes that answer checks beside the one with the store.
+    """`seconds` are measured beside each load, in each round; `keep` is a directory to keep the filled store
+    in. `readers` are the processes that answer checks beside the one with the store.
     """
 
     scale: Scale
     seconds: float = 4.0
+    rounds: int = 3
     readers: int = 0
     keep: Path | None = None
 
 
+class Quantiles(NamedTuple):
+    """Of the latencies of checks, in seconds. `times_idle` is p99 relative to that of the same round without
+    a load.
+    """
+
+    p50: float
+    p99: float
+    times_idle: float
+    checks: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Latencies:
-    """Sorted latencies of checks, in seconds."""
+    """Sorted latencies of checks of a round, in seconds."""
 
-    beside: str
     not_activated: list[float]
     activated: list[float]
 
 
-def run(options: Options, console: Console) -> list[Latencies]:
-    """Fills the store if needed, measures beside each load, and prints the table."""
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """What checks took beside a load: medians over the rounds, and all checks."""
+
+    beside: str
+    not_activated: Quantiles
+    activated: Quantiles
+
+
+def run(options: Options, console: Console) -> list[Line]:
+    """Fills the store if needed, measures beside each load, and prints the tables."""
     with _directory(options) as directory:
         engine = open_engine(directory, options.scale)
         holds = lock_holds.measure(engine, journey(engine))
+        waits = interpreter_waits.measure(engine, options.seconds)
         engine.close()
         console.print(_holds_table(options.scale, holds))
+        console.print(_waits_table(options.scale, waits))
         data = directory / options.scale.directory
         flags = ("--log-level", "error", "--readers", str(options.readers))
         with (
@@ -92,15 +119,8 @@ def run(options: Options, console: Console) -> list[Latencies]:
             Client(service.target, account=ACCOUNT_ID) as client,
         ):
             _activate(client)
-            found = [
-                _measure(service.target, options.seconds, "nothing", None),
-                _measure(service.target, options.seconds, "another program", compute),
-                _measure(service.target, options.seconds, f"{COUNTS} loops of counts", count),
-                _measure(service.target, options.seconds, f"{ESTIMATES} loops of estimates", estimate),
-                _measure(service.target, options.seconds, f"ingest of {EVENTS_A_SECOND:,} events/s", ingest),
-                _measure(service.target, options.seconds, "a loop of exports", export),
-                _measure(service.target, options.seconds, "a loop of verifications", verify),
-            ]
+            rounds = [_round(service.target, options.seconds) for _ in range(options.rounds)]
+    found = [_line(beside, rounds) for beside in LOADS]
     console.print(_table(options, found))
     return found
 
@@ -128,6 +148,10 @@ def _activate(client: Client) -> None:
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
+def _round(target: str, seconds: float) -> dict[str, Latencies]:
+    return {beside: _measure(target, seconds, beside, load) for beside, load in LOADS.items()}
+
+
 def _measure(target: str, seconds: float, beside: str, load: Load | None) -> Latencies:
     """Checks for some seconds beside a load."""
     with _under_load(target, beside, load), grpc.insecure_channel(target) as channel:
@@ -135,7 +159,25 @@ def _measure(target: str, seconds: float, beside: str, load: Load | None) -> Lat
         _check_for(WARM_UP_SECONDS, check, ACTIVATED)
         not_activated = _check_for(seconds / 2, check, NOT_ACTIVATED)
         activated = _check_for(seconds / 2, check, ACTIVATED)
-    return Latencies(beside=beside, not_activated=not_activated, activated=activated)
+    return Latencies(not_activated=not_activated, activated=activated)
+
+
+def _line(beside: str, rounds: list[dict[str, Latencies]]) -> Line:
+    return Line(
+        beside=beside,
+        not_activated=_quantiles([(each[beside].not_activated, each[IDLE].not_activated) for each in rounds]),
+        activated=_quantiles([(each[beside].activated, each[IDLE].activated) for each in rounds]),
+    )
+
+
+def _quantiles(rounds: list[tuple[list[float], list[float]]]) -> Quantiles:
+    """Of the latencies of each round, and those without a load in the same round."""
+    return Quantiles(
+        p50=median(quantile(ordered, 0.5) for ordered, _ in rounds),
+        p99=median(quantile(ordered, 0.99) for ordered, _ in rounds),
+        times_idle=median(quantile(ordered, 0.99) / quantile(idle, 0.99) for ordered, idle in rounds),
+        checks=sum(len(ordered) for ordered, _ in rounds),
+    )
 
 
 @contextmanager
@@ -261,6 +303,19 @@ def _loops(target: str, ended: Ended, loops: int, ask: Callable[[AudienceService
         thread.join()
 
 
+IDLE = "nothing"
+LOADS: dict[str, Load | None] = {
+    IDLE: None,
+    "another program": compute,
+    f"{COUNTS} loops of counts": count,
+    f"{ESTIMATES} loops of estimates": estimate,
+    f"ingest of {EVENTS_A_SECOND:,} events/s": ingest,
+    "a loop of exports": export,
+    "a loop of verifications": verify,
+}
+"""By what is beside the checks."""
+
+
 # --- showing ------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +331,19 @@ def _holds_table(scale: Scale, holds: list[Hold]) -> Table:
     return table
 
 
-def _table(options: Options, found: list[Latencies]) -> Table:
+def _waits_table(scale: Scale, waits: list[Wait]) -> Table:
+    table = Table(
+        box=box.SIMPLE, title=f"Waits of a thread for the interpreter over {scale.users:,} users (ms)"
+    )
+    table.add_column("beside a loop of")
+    for heading in ("p50", "p90", "p99"):
+        table.add_column(heading, justify="right")
+    for wait in waits:
+        table.add_row(wait.what, *(number(ms) for ms in (wait.p50_ms, wait.p90_ms, wait.p99_ms)))
+    return table
+
+
+def _table(options: Options, found: list[Line]) -> Table:
     scale = options.scale
     table = Table(
         box=box.SIMPLE,
@@ -287,15 +354,10 @@ def _table(options: Options, found: list[Latencies]) -> Table:
     for what in ("ten criteria", "activated"):
         for heading in (f"{what} p50", "p99", "× idle", "checks"):
             table.add_column(heading, justify="right")
-    idle = found[0]
-    for each in found:
+    for line in found:
         cells = []
-        for ordered, alone in (
-            (each.not_activated, idle.not_activated),
-            (each.activated, idle.activated),
-        ):
-            cells += [number(quantile(ordered, share) * 1_000) for share in (0.5, 0.99)]
-            cells.append(number(quantile(ordered, 0.99) / quantile(alone, 0.99)))
-            cells.append(f"{len(ordered):,}")
-        table.add_row(each.beside, *cells)
+        for each in (line.not_activated, line.activated):
+            cells += [number(each.p50 * 1_000), number(each.p99 * 1_000)]
+            cells += [number(each.times_idle), f"{each.checks:,}"]
+        table.add_row(line.beside, *cells)
     return table
