@@ -325,6 +325,10 @@ class Account(People):
 
     # --- checkpointing ---
 
+    def gather(self, yield_lock: Callable[[], None]) -> None:
+        super().gather(yield_lock)
+        self.tables.gather(yield_lock)
+
     def prepare(self, yield_lock: Callable[[], None]) -> None:
         super().prepare(yield_lock)
         self.properties.prepare()

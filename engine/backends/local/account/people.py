@@ -317,6 +317,9 @@ class People:
 
     # --- checkpointing ---
 
+    def gather(self, yield_lock: Callable[[], None]) -> None:
+        """Does what `prepare` would have to do, and may be done while entries are applied in between."""
+
     def prepare(self, yield_lock: Callable[[], None]) -> None:
         """Collects what is neither in the page cache nor in the name tables for `write`."""
         self.directory.prepare()

@@ -161,7 +161,7 @@ class Table:
     def parts(self, start: Micros | None, end: Micros | None) -> Iterator[Part]:
         """Parts that may have rows in [start, end)."""
         self._was_read = True
-        self._flush_pending()
+        self.gather_pending()
         first = None if start is None else start // MICROS_PER_DAY
         for slice_key, parts in self._loaded_slices().items():
             if (end is None or slice_key.first_day * MICROS_PER_DAY < end) and (
@@ -176,7 +176,7 @@ class Table:
         """Number of users with rows. The set is cached while there is room and follows additions and
         removals, so a table is scanned once.
         """
-        self._flush_pending()
+        self.gather_pending()
         users = self._kept_users()
         if users is None:
             parts = [part for part in self.parts(None, None) if part.is_live]
@@ -235,7 +235,13 @@ class Table:
             self._pending_sets.append(RowSet.of_rows(self._pending))
             self._pending.clear()
 
-    def _flush_pending(self) -> None:
+    @property
+    def has_pending(self) -> bool:
+        """Whether rows are in no part yet."""
+        return bool(self._pending or self._pending_sets)
+
+    def gather_pending(self) -> None:
+        """Turns buffered rows into a part, which a read or a checkpoint would do otherwise."""
         self.pack_pending()
         if not self._pending_sets:
             return
@@ -255,7 +261,7 @@ class Table:
         _, input_number, name_number, event_type, group = self.key
         type_ = EventType(event_type)
         rows: list[EventRow] = []
-        self._flush_pending()
+        self.gather_pending()
         stored = (part for _, part in _parts_in(self._loaded_slices()))
         for part in (*stored, *self._checkpointing, *self._fresh):
             for row in part.rows_of_user(user).tolist():
@@ -268,7 +274,7 @@ class Table:
 
     def remove_users(self, users: Uint32s) -> None:
         """Removes the rows of some users, sorted."""
-        self._flush_pending()
+        self.gather_pending()
         for part in (*self._checkpointing, *self._fresh):
             part.remove(users)
         self._fresh = [part for part in self._fresh if part.is_live]
@@ -282,7 +288,7 @@ class Table:
 
     def remove_before(self, instant: Micros) -> bool:
         """Removes all rows before the instant; False when there are none."""
-        self._flush_pending()
+        self.gather_pending()
         unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove_before(instant)]
         self._fresh = [part for part in self._fresh if part.is_live]
         new_tombstones = {
@@ -312,7 +318,7 @@ class Table:
         """Decides what `write` writes: fresh rows, new tombstones, and rewritten parts within the allowances
         of the checkpoint.
         """
-        self._flush_pending()
+        self.gather_pending()
         self._checkpointing += self._fresh
         self._fresh = []
         slices = self._loaded_slices()

@@ -510,6 +510,17 @@ class EventTables:
 
     # --- checkpointing --------------------------------------------------------------------------------------
 
+    def gather(self, yield_lock: Callable[[], None]) -> None:
+        """Does what a checkpoint would have to do while writes wait, and may be done before: buffered rows
+        become parts. Calls `yield_lock` between tables; rows that are added meanwhile may stay.
+        """
+        self._place_arrived()
+        for table in self._all():
+            if table.has_pending:
+                with self._session():
+                    table.gather_pending()
+                yield_lock()
+
     def prepare(self, yield_lock: Callable[[], None] = lambda: None) -> None:
         """Decides what a checkpoint writes. It takes effect with the transaction of `write`.
 

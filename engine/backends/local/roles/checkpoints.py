@@ -168,6 +168,8 @@ class Checkpoints(OpenStore[P]):
         for them.
         """
         changes = WriteBuffer()
+        with self._state.locked():
+            self._state.gather()
         try:
             with self._writer.paused(), self._index_lock:
                 # While the writer pauses, no more come to wait.

@@ -425,6 +425,13 @@ class State(Generic[P]):
 
     # --- checkpointing --------------------------------------------------------------------------------------
 
+    def gather(self) -> None:
+        """Makes `prepare` shorter. Entries may be applied, and others read, in between. Call with the lock
+        held.
+        """
+        for account in list(self._accounts.values()):
+            account.gather(self._lock.yield_lock)
+
     def prepare(self, txn: Writable) -> None:
         """Writes dirty pages, and collects everything else that is not in the index for `write`. Others may
         read in between. Nothing may be applied before this returns.
