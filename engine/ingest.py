@@ -181,7 +181,8 @@ class Ingest:
             lambda name: self._input_fault(account, name, inputs),
         )
         with self._admitting(account, columns, checked, UserColumnNames) as (kept, faults):
-            appended = self._backend.append_user_columns(account, kept, request_id=request_id)
+            stored_id = _stored_id("users", request_id)
+            appended = self._backend.append_user_columns(account, kept, request_id=stored_id)
         self._appended(account)
         return IngestedColumns(appended=appended, faults=tuple(faults))
 
@@ -305,7 +306,8 @@ class Ingest:
             if refused:
                 accepted = [accepted[at] for at in _rows_without(len(accepted), refused).tolist()]
             _refuse_if_all(rejections, len(accepted))
-            appended = self._backend.append(account, accepted, request_id=request_id)
+            stored_id = _stored_id(field, request_id)
+            appended = self._backend.append(account, accepted, request_id=stored_id)
         self._appended(account)
         return _ingested(appended, rejections)
 
@@ -321,6 +323,11 @@ class Ingest:
         if len(known) > INPUTS_NAMED_MAX:
             return "UNKNOWN_INPUT", "input", "the input does not exist"
         return "UNKNOWN_INPUT", "input", f"input {shortened(name)!r} does not exist"
+
+
+def _stored_id(field: str, request_id: str) -> str:
+    """The request id by which a repeat is known: users and events with one id are two requests."""
+    return f"{field}\0{request_id}" if request_id and field != "events" else request_id
 
 
 def _rows_without(count: int, faults: Iterable[RowFaults]) -> Rows:

@@ -101,11 +101,10 @@ class NewNames:
             yield decided.faults
         finally:
             with lock:
-                coming = self._coming[account] - Counter(decided.admitted)
+                # There is nothing of the account when no running batch brings a name.
+                coming = self._coming.pop(account, Counter()) - Counter(decided.admitted)
                 if coming:
                     self._coming[account] = coming
-                else:
-                    del self._coming[account]
 
     def _unknown(self, account: str, names: Named) -> Named:
         found = {

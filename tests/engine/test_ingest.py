@@ -153,6 +153,17 @@ def test_repetitions(site: Site) -> None:
         site.engine.ingest.events(ACCOUNT, rows, "r" * 257)
 
 
+def test_a_request_id_is_of_events_or_of_users(site: Site) -> None:
+    ingest = site.engine.ingest
+    assert ingest.events(ACCOUNT, [event("u1", "buy")], "r").accepted == 1
+    updates = [UserRecord(user_id="u2", input=WEB, time=NOW, attributes={"plan": "gold"})]
+    assert ingest.users(ACCOUNT, updates, "r").accepted == 1
+    assert site.engine.backend.profile(ACCOUNT, "u2") is not None
+    assert ingest.events(ACCOUNT, [event("u3", "buy")], "r").repeated
+    assert ingest.users(ACCOUNT, updates, "r").repeated
+    assert site.engine.backend.profile(ACCOUNT, "u3") is None
+
+
 def test_aliases_and_erasure(site: Site) -> None:
     site.send([("u1", "a"), ("u2", "b")])
     milestone = site.add("both", did("a"))

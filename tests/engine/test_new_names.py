@@ -176,6 +176,14 @@ def test_batches_at_the_same_time_do_not_exceed_the_limit_together() -> None:
         assert [fault.rows.tolist() for fault in faults] == [[2]]
 
 
+def test_batches_that_bring_nothing_and_some_may_end_in_any_order() -> None:
+    names = NewNames(KnownNames(), Limits(), lambda account: 1)
+    with ExitStack() as refused, names.admitting(ACCOUNT, RecordNames([event_of("a")])):
+        assert refused.enter_context(names.admitting(ACCOUNT, RecordNames([event_of("b")])))
+    with names.admitting(ACCOUNT, RecordNames([event_of("c")])) as faults:
+        assert not faults
+
+
 def test_the_rows_that_fit_are_stored_in_both_forms(site: Site) -> None:
     few = [event(f"u{number}", f"name {number}") for number in range(5)]
     for form, send in (("records", by_record), ("columns", by_column)):

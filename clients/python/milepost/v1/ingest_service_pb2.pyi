@@ -103,7 +103,9 @@ class IngestEventsRequest(_message.Message):
     input: _builtins.str
     """Name of the input of events without one."""
     request_id: _builtins.str
-    """Idempotency key, at most 256 bytes. A repeat within 24 hours returns the first response and is applied once."""
+    """Idempotency key of this method, at most 256 bytes. A repeat within 24 hours returns the first response, whatever it
+    contains, and is applied once.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.Event]:
         """At most 10,000 events and 4 MiB."""
@@ -740,7 +742,9 @@ class UpsertUsersRequest(_message.Message):
     input: _builtins.str
     """Name of the input of updates without one."""
     request_id: _builtins.str
-    """Idempotency key, at most 256 bytes. A repeat within 24 hours returns the first response and is applied once."""
+    """Idempotency key of this method, at most 256 bytes. A repeat within 24 hours returns the first response, whatever it
+    contains, and is applied once.
+    """
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_data_pb2.UserUpdate]:
         """At most 10,000 updates and 4 MiB."""

@@ -91,7 +91,8 @@ export type IngestEventsRequest = Message<"milepost.v1.IngestEventsRequest"> & {
   events: Event[];
 
   /**
-   * Idempotency key, at most 256 bytes. A repeat within 24 hours returns the first response and is applied once.
+   * Idempotency key of this method, at most 256 bytes. A repeat within 24 hours returns the first response, whatever it
+   * contains, and is applied once.
    *
    * @generated from field: string request_id = 4;
    */
@@ -789,7 +790,8 @@ export type UpsertUsersRequest = Message<"milepost.v1.UpsertUsersRequest"> & {
   users: UserUpdate[];
 
   /**
-   * Idempotency key, at most 256 bytes. A repeat within 24 hours returns the first response and is applied once.
+   * Idempotency key of this method, at most 256 bytes. A repeat within 24 hours returns the first response, whatever it
+   * contains, and is applied once.
    *
    * @generated from field: string request_id = 4;
    */
