@@ -112,14 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     steady.add_argument("--criteria", type=int, default=2_000)
     steady.add_argument("--seed", type=int, default=20_261_128)
     steady.add_argument("--keep", type=Path, help="directory to keep the filled store in")
-    live = tables.add_parser("live", help="live audiences: latency, events nobody reads, ticks")
-    live.add_argument("--journeys", type=int, nargs="+", default=(1, 20, 100, 300))
-    live.add_argument("--seconds", type=float, default=10.0, help="of 1,000 events a second each")
-    live.add_argument("--events", type=int, default=100_000, help="to take the cost of one of")
-    live.add_argument("--erased", type=int, default=100_000)
-    live.add_argument("--tick-users", type=int, default=500_000)
+    _add_live(tables.add_parser("live", help="live audiences: latency, events nobody reads, ticks"))
     _add_watchers(tables)
     return parser
+
+
+def _add_live(live: argparse.ArgumentParser) -> None:
+    live.add_argument("--journeys", type=int, nargs="+", default=(1, 20, 100, 300))
+    live.add_argument("--rates", type=int, nargs="+", default=(1_000, 5_000), help="events a second")
+    live.add_argument("--seconds", type=float, default=10.0, help="of events for each line of the table")
+    live.add_argument("--events", type=int, default=100_000, help="to take the cost of one of; 0 for none")
+    live.add_argument("--round-journeys", type=int, default=100, help="0 to leave that part out")
+    live.add_argument("--round-users", type=int, default=400, help="that enter or leave")
+    live.add_argument("--erased", type=int, default=100_000, help="0 to leave that part out")
+    live.add_argument("--tick-users", type=int, default=500_000, help="0 to leave that part out")
 
 
 def _add_cluster(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -295,9 +301,12 @@ def _live(options: argparse.Namespace, console: Console) -> None:
     from tests.bench import live
 
     chosen = live.Options(
-        journeys=options.journeys,
+        journeys=tuple(options.journeys),
+        rates=tuple(options.rates),
         seconds=options.seconds,
         events=options.events,
+        round_journeys=options.round_journeys,
+        round_users=options.round_users,
         erased=options.erased,
         tick_users=options.tick_users,
     )

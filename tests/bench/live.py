@@ -4,6 +4,7 @@
 |---|---|
 | latency | from the acknowledgement of an event to its change at a watcher, with journeys that read it |
 | event | processor time of the service for an event, with audiences that do not read it and without |
+| rounds | processor time of rounds of many journeys, in which users enter, and in which time moves users |
 | erased | processor time of a round that moves one user, with erased users and without |
 | tick | a round in which time moves many users, and checks meanwhile |
 """
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,24 +33,31 @@ from tests.bench.figures import Figure, quantile, table
 from tests.bench.process import cpu_seconds
 
 ACCOUNT = "live"
-EVENTS_A_SECOND = 1_000
+SENDER_EVENTS_A_SECOND = 1_000
+"""One sender sends as many: higher rates come from several, each with a connection of its own."""
 BATCH_EVENTS = 20
 COST_BATCH_EVENTS = 500
 AUDIENCES_MAX = 1_000
 READY_SECONDS_MAX = 120.0
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 3.0
 MILLIS_A_SECOND = 1_000
 MICROS_A_SECOND = 1_000_000
+PERCENT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`seconds` of events for each number of journeys; `events` to take the mean cost of."""
+    """`seconds` of events for each number of journeys at each of the `rates`, in events a second; `events` to
+    take the mean cost of.
+    """
 
     journeys: tuple[int, ...] = (1, 20, 100, 300)
+    rates: tuple[int, ...] = (1_000, 5_000)
     seconds: float = 10.0
     events: int = 100_000
     idle_audiences: int = 100
+    round_journeys: int = 100
+    round_users: int = 400
     erased: int = 100_000
     tick_users: int = 500_000
 
@@ -56,15 +65,23 @@ class Options:
 def run(options: Options, console: Console) -> list[Figure]:
     """Measures all parts and prints the table."""
     figures: list[Figure] = []
-    for journeys in options.journeys:
-        console.print(f"latency with {journeys} journeys", style="dim")
-        figures += latency(journeys, options.seconds)
-    console.print("cost of an event", style="dim")
-    figures += cost_of_an_event(options.events, options.idle_audiences)
-    console.print("erased users", style="dim")
-    figures += live_engine.erased_users(options.erased)
-    console.print("a tick", style="dim")
-    figures += live_engine.tick(options.tick_users)
+    for rate in options.rates:
+        for journeys in options.journeys:
+            console.print(f"latency with {journeys} journeys, {rate:,} events a second", style="dim")
+            figures += latency(journeys, rate, options.seconds)
+    if options.events:
+        console.print("cost of an event", style="dim")
+        figures += cost_of_an_event(options.events, options.idle_audiences)
+    if options.round_journeys:
+        console.print("rounds of many journeys", style="dim")
+        figures += live_engine.many_journeys(options.round_journeys, options.round_users)
+        figures += live_engine.leaving(options.round_journeys, options.round_users)
+    if options.erased:
+        console.print("erased users", style="dim")
+        figures += live_engine.erased_users(options.erased)
+    if options.tick_users:
+        console.print("a tick", style="dim")
+        figures += live_engine.tick(options.tick_users)
     console.print(table("Live audiences", figures))
     return figures
 
@@ -128,34 +145,58 @@ class _Watching:
         self._thread.join(READY_SECONDS_MAX)
 
 
-def latency(journeys: int, seconds: float) -> list[Figure]:
+def latency(journeys: int, rate: int, seconds: float) -> list[Figure]:
     """Sends new users at a fixed rate and takes the time until a watcher has each."""
     with _service() as (service, client):
         _activate(client, journeys, "buy")
         with Client(service.target, account=ACCOUNT) as other:
             watching = _Watching(other)
             time.sleep(SETTLE_SECONDS)
-            acknowledged = _send_steadily(client, seconds)
+            before, began = cpu_seconds(service.pid), time.monotonic()
+            acknowledged = _send_steadily(service.target, rate, seconds)
+            took = time.monotonic() - began
+            cpu_share = (cpu_seconds(service.pid) - before) / took
             watching.wait_for(len(acknowledged))
             waits = sorted(max(0.0, watching.seen[user] - then) for user, then in acknowledged.items())
             watching.close()
-    what = f"acknowledgement → watch, {journeys} journeys"
+    what = f"acknowledgement → watch, {journeys} journeys, {rate:,} events/s"
     return [
-        Figure(f"{what}, p{share * 100:.0f}", quantile(waits, share) * MILLIS_A_SECOND, "ms")
-        for share in (0.5, 0.99)
+        *(
+            Figure(f"{what}, p{share * 100:.0f}", quantile(waits, share) * MILLIS_A_SECOND, "ms")
+            for share in (0.5, 0.99)
+        ),
+        Figure(f"{what}, acknowledged", len(acknowledged) / took, "events/s"),
+        Figure(f"{what}, CPU of the service", cpu_share * PERCENT, "% of a core"),
     ]
 
 
-def _send_steadily(client: Client, seconds: float) -> dict[str, float]:
+def _send_steadily(target: str, rate: int, seconds: float) -> dict[str, float]:
     """Sends an event of a new user at a time, in small batches; when each was acknowledged."""
+    count = max(1, rate // SENDER_EVENTS_A_SECOND)
     acknowledged: dict[str, float] = {}
-    began = time.monotonic()
-    for batch in range(int(seconds * EVENTS_A_SECOND / BATCH_EVENTS)):
-        time.sleep(max(0.0, began + batch * BATCH_EVENTS / EVENTS_A_SECOND - time.monotonic()))
-        users = [f"u{batch}-{number}" for number in range(BATCH_EVENTS)]
-        now = datetime.now(UTC)
-        client.ingest_events([make_event(user, "buy", now) for user in users], input="shop/web")
-        acknowledged.update(dict.fromkeys(users, time.monotonic()))
+    with ThreadPoolExecutor(count) as senders:
+        share, began = rate / count, time.monotonic()
+        # Not all at one moment.
+        starts = [began + number / count * BATCH_EVENTS / share for number in range(count)]
+        running = [
+            senders.submit(_send_from, target, f"u{number}", start, share, seconds)
+            for number, start in enumerate(starts)
+        ]
+        for sent in running:
+            acknowledged |= sent.result()
+    return acknowledged
+
+
+def _send_from(target: str, prefix: str, start: float, rate: float, seconds: float) -> dict[str, float]:
+    """One sender's events: see `_send_steadily`."""
+    acknowledged: dict[str, float] = {}
+    with Client(target, account=ACCOUNT) as client:
+        for batch in range(int(seconds * rate / BATCH_EVENTS)):
+            time.sleep(max(0.0, start + batch * BATCH_EVENTS / rate - time.monotonic()))
+            users = [f"{prefix}-{batch}-{number}" for number in range(BATCH_EVENTS)]
+            now = datetime.now(UTC)
+            client.ingest_events([make_event(user, "buy", now) for user in users], input="shop/web")
+            acknowledged.update(dict.fromkeys(users, time.monotonic()))
     return acknowledged
 
 

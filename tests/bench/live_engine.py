@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.criteria.model import EventType
 from engine.event_columns import EventColumns, TextColumn
+from engine.resources.records import Journey, Milestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_SECOND
 from milepost.v1 import audience_pb2
 from tests.bench.figures import Figure, quantile
@@ -22,7 +23,11 @@ REAL = audience_pb2.SIZE_KIND_REAL
 ROUNDS = 50
 CHECKS_MIN = 2_000
 QUIET_TICKS = 20
+JOURNEY_ROUNDS = 12
+ROUND_MICROS = MICROS_PER_SECOND // 4
+BATCH_EVENTS = 20
 MILLIS_A_SECOND = 1_000
+MICROS_A_SECOND = 1_000_000
 ERASED_AT_ONCE = 10_000
 IMPORT_ROWS = 100_000
 
@@ -77,6 +82,67 @@ def _round_millis(site: Site, prefix: str) -> float:
         site.engine.live.refresh_all()
         spent.append(time.process_time() - began)
     return quantile(sorted(spent), 0.5) * MILLIS_A_SECOND
+
+
+# --- many journeys ------------------------------------------------------------------------------------------
+
+
+def _add_journeys(site: Site, journeys: int) -> list[Milestone]:
+    """Journeys of one audience each, who bought in about thirty days."""
+    milestones = []
+    for number in range(journeys):
+        site.engine.journeys.create_journey(ACCOUNT, f"j{number}", Journey(name=""))
+        milestone = site.add("m", did("buy", days=30), journey=f"{ACCOUNT}/journeys/j{number}")
+        site.connect(milestone, f"c{number}")
+        milestones.append(milestone)
+    return milestones
+
+
+def many_journeys(journeys: int, users: int) -> list[Figure]:
+    """Processor time of a round in which new users enter every audience, and of their events."""
+    rounds, events = [], []
+    with _site() as site:
+        _add_journeys(site, journeys)
+        for number in range(JOURNEY_ROUNDS):
+            began = time.process_time()
+            for start in range(0, users if number > 1 else 0, BATCH_EVENTS):
+                new = [(f"u{number}-{start + n}", "buy") for n in range(BATCH_EVENTS)]
+                site.send(new, time=site.clock.now)
+            sent = time.process_time()
+            site.engine.live.refresh_all()
+            events.append((sent - began) / users)
+            rounds.append(time.process_time() - sent)
+            site.clock.now += ROUND_MICROS
+    # The first two calculate the audiences and look ahead.
+    spent, cost = (quantile(sorted(found[2:]), 0.5) for found in (rounds, events))
+    return [
+        Figure(f"a round of {journeys} journeys, {users} new users", spent * MILLIS_A_SECOND, "ms CPU"),
+        Figure(f"an event of a new user, {BATCH_EVENTS} at once", cost * MICROS_A_SECOND, "µs CPU"),
+    ]
+
+
+def leaving(journeys: int, users: int) -> list[Figure]:
+    """Processor time of a round in which time moves users out of every audience, a quarter of those of a
+    second.
+    """
+    spent = []
+    with _site() as site:
+        milestones = _add_journeys(site, journeys)
+        first = NOW - 30 * MICROS_PER_DAY + 1
+        for number in range(JOURNEY_ROUNDS):
+            at = first + number * ROUND_MICROS
+            _import(site, f"u{number}-", users * ROUND_MICROS // MICROS_PER_SECOND, "buy", at)
+        site.engine.live.refresh_all()
+        for _ in range(JOURNEY_ROUNDS):
+            began = time.process_time()
+            site.engine.live.refresh_all()
+            spent.append(time.process_time() - began)
+            site.clock.now += ROUND_MICROS
+        membership = site.backend.membership(milestones[-1].audience)
+        assert membership is not None
+        assert membership.exited_total
+    figure = sum(spent[1:]) / len(spent[1:]) * MILLIS_A_SECOND
+    return [Figure(f"a round of {journeys} journeys, {users} users leave in a second", figure, "ms CPU")]
 
 
 class _Checking:
