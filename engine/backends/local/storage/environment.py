@@ -191,14 +191,13 @@ class Environment:
     @property
     def room_bytes(self) -> int:
         """The bytes that still fit under the file's limit, in free or new pages."""
-        figures = self.figures()
-        return figures.limit_bytes - figures.used_bytes
+        map_bytes = 0 if self._is_read_only else int(self._env.info()["map_size"])
+        return map_bytes - self._used_bytes()
 
     def figures(self) -> StoreFile:
         """Size of the file and how much of it is free. The pages of the free list count as free."""
         info, stat, file = self._env.info(), self._env.stat(), self._file.stat()
-        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        used_bytes = (pages + META_PAGES) * stat["psize"]
+        used_bytes = self._used_bytes()
         return StoreFile(
             name=self._name,
             disk_bytes=file.st_blocks * STAT_BLOCK_BYTES,
@@ -207,6 +206,11 @@ class Environment:
             free_bytes=max(0, (info["last_pgno"] + 1) * stat["psize"] - used_bytes),
             limit_bytes=0 if self._is_read_only else info["map_size"],
         )
+
+    def _used_bytes(self) -> int:
+        stat = self._env.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return (pages + META_PAGES) * stat["psize"]
 
     def close(self) -> None:
         """Unmaps the file. No transaction may be open."""

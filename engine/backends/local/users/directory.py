@@ -45,6 +45,8 @@ grow.
 """
 PARTITION_NUMBER_BYTES = 64
 """Memory of a partition's number in the key of such a set."""
+FEW_USERS_MAX = 64
+"""New users up to which each is given to its group by itself: calls of numpy for every group take longer."""
 
 ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
 
@@ -218,6 +220,10 @@ class Directory:
         """Creates new users, in order."""
         partitions = np.fromiter(map(partition_of, user_ids), np.uint16, len(user_ids))
         groups = self.partitions.group_of[partitions]
+        if len(user_ids) <= FEW_USERS_MAX:
+            refs = self._create_few(user_ids, partitions.tolist(), groups.tolist())
+            self._index.add(keys, refs)
+            return refs
         refs = np.empty(len(user_ids), np.int64)
         for group in np.unique(groups).tolist():
             rows = np.flatnonzero(groups == group)
@@ -229,7 +235,27 @@ class Directory:
         self._index.add(keys, refs)
         return refs
 
-    def _enter(self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16]) -> None:
+    def _create_few(
+        self, user_ids: Sequence[str], partitions: Sequence[int], groups: Sequence[int]
+    ) -> UserRefs:
+        """The refs of new users with these partitions and groups, in order."""
+        refs: list[UserRef] = []
+        new: dict[int, tuple[int, list[str], list[int]]] = {}
+        for user_id, partition, group in zip(user_ids, partitions, groups, strict=True):
+            dense = self.counts[group]
+            self.counts[group] = dense + 1
+            refs.append(group << GROUP_SHIFT | dense)
+            _, ids, of_ids = new.setdefault(group, (dense, [], []))
+            ids.append(user_id)
+            of_ids.append(partition)
+        for group, (first, ids, of_ids) in new.items():
+            self._enter(group, first, ids, of_ids)
+            self.touched.add(("users", group))
+        return np.array(refs, np.int64)
+
+    def _enter(
+        self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16] | list[int]
+    ) -> None:
         """Writes new users of a group into its pages, with dense ids from `first`."""
         alive = self._page_cache.get(key(Family.ALIVE, self._account, group), BITMAP)
         alive.value.add_range(first, first + len(user_ids))

@@ -155,7 +155,11 @@ class FirstLastSeen:
         if is_new:
             self._belonging(input_number, group).value.add(dense)
         if is_new or is_earlier:
-            self._came(input_number, group, BitMap((dense,)))
+            by_group = self._newcomers.setdefault(input_number, {})
+            if group in by_group:
+                by_group[group].add(dense)
+            else:
+                by_group[group] = BitMap((dense,))
         self.touched.add(("seen", input_number, ref >> GROUP_SHIFT))
 
     def _widen(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> tuple[bool, bool]:

@@ -25,6 +25,10 @@ _FREE = (1 << 64) - 1
 _GONE = USER_REF_MASK - 1
 """Tombstone: probing continues past it."""
 _SLOTS_AT_FIRST = 1 << 12
+FEW_KEYS_MAX = 64
+"""Keys up to which each is looked up and written by itself, in about a microsecond: calls of numpy take tens,
+however few the keys are.
+"""
 _USED_SHARE = 0.5
 _USED_SHARE_MAX = 0.7
 
@@ -105,7 +109,11 @@ class UserHashTable:
 
     def find(self, keys: Keys) -> UserRefs:
         """The ref of each key, or UNKNOWN."""
-        return _find(self._slots, keys)
+        if len(keys) > FEW_KEYS_MAX:
+            return _find(self._slots, keys)
+        numbers = self._numbers
+        found = [find_one_in(numbers, high, low, len(numbers)) for high, low in keys.tolist()]
+        return np.array(found, np.int64)
 
     def peek(self, high: int, low: int) -> UserRef:
         """The ref of a key, UNKNOWN or CHANGING. Needs no lock."""
@@ -136,7 +144,10 @@ class UserHashTable:
     def _insert(self, rows: Keys) -> None:
         self._begin_change()
         try:
-            self._used += _insert(self._slots, rows)
+            if len(rows) > FEW_KEYS_MAX:
+                self._used += _insert(self._slots, rows)
+            else:
+                self._used += _insert_few(self._numbers, rows)
         finally:
             self._end_change()
 
@@ -250,6 +261,20 @@ def _insert(slots: Keys, rows: Keys) -> int:
         lost = _differ(slots[places], rows)
         used += int(np.count_nonzero(was_free & ~lost))
         rows = rows[lost]
+    return used
+
+
+def _insert_few(numbers: memoryview[int], rows: Keys) -> int:
+    """As `_insert`, key by key."""
+    used, size = 0, len(numbers)
+    for high, low in rows.tolist():
+        at = ((high >> 32) * (size >> 1) >> 32) << 1
+        while (held := numbers[at + 1]) != _FREE and (
+            numbers[at] != high or (held ^ low) >> USER_REF_BITS != 0
+        ):
+            at = (at + 2) % size
+        used += held == _FREE
+        numbers[at], numbers[at + 1] = high, low
     return used
 
 

@@ -40,7 +40,9 @@ class LocalState(State[Account]):
         super().__init__(store, settings, check, Account)
 
     def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
-        """Applies what is new of a batch, chunk by chunk."""
+        """Applies what is new of a batch, chunk by chunk; a small one while the lock is held once, since each
+        time may mean to wait for a long read.
+        """
         with self.locked():
             first = self._first_answer(entry)
             if first is not None:
@@ -48,14 +50,26 @@ class LocalState(State[Account]):
                 return first
             account = self._account(entry.account)
             rows, duplicates, chunks = self._chunks_of(account, entry)
-        for count, apply in chunks:
+            if rows <= self._chunk_records:
+                for chunk in chunks:
+                    self._apply(account, *chunk)
+                return self._finished(position, entry, account, rows, duplicates)
+        for chunk in chunks:
             with self.locked():
-                touched = apply(self._sequence)
-                self._sequence += count
-                self.memberships.mark_dirty(account.name, touched)
+                self._apply(account, *chunk)
         with self.locked():
-            answer = self._answered(position, entry, account, rows, duplicates)
-            self._reach(position, entry)
+            return self._finished(position, entry, account, rows, duplicates)
+
+    def _apply(self, account: Account, count: int, apply: Callable[[int], Touched]) -> None:
+        touched = apply(self._sequence)
+        self._sequence += count
+        self.memberships.mark_dirty(account.name, touched)
+
+    def _finished(
+        self, position: int, entry: BatchEntry, account: Account, rows: int, duplicates: int
+    ) -> Appended:
+        answer = self._answered(position, entry, account, rows, duplicates)
+        self._reach(position, entry)
         return answer
 
     def _chunks_of(self, account: Account, entry: BatchEntry) -> tuple[int, int, Iterator[_Chunk]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.backends.local.storage.sorted_runs import Keys
 from engine.backends.local.storage.user_ref import USER_REF_BITS
+from engine.backends.local.users import hash_table
 from engine.backends.local.users.hash_table import CHANGING, UNKNOWN, UserHashTable
 
 # Few first parts, at both ends of the table and in its middle, so that keys get in each other's way and run
@@ -26,8 +28,18 @@ def keys_of(drawn: list[tuple[int, int]]) -> Keys:
         st.tuples(st.booleans(), st.dictionaries(DRAWN, st.integers(0, 1 << 38), max_size=60)), max_size=8
     ),
     others=st.lists(DRAWN, max_size=20),
+    few=st.sampled_from([0, 10, 100]),
 )
 def test_lookup_finds_stored_keys_only(
+    turns: list[tuple[bool, dict[tuple[int, int], int]]], others: list[tuple[int, int]], few: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        # One by one, all at once, and both.
+        patched.setattr(hash_table, "FEW_KEYS_MAX", few)
+        check_lookups(turns, others)
+
+
+def check_lookups(
     turns: list[tuple[bool, dict[tuple[int, int], int]]], others: list[tuple[int, int]]
 ) -> None:
     known, expected = UserHashTable(), dict[tuple[int, int], int]()
@@ -95,7 +107,9 @@ def test_a_reader_notices_that_the_table_changes() -> None:
         def __getitem__(self, at: int) -> int:
             row = next(turn, None)
             if row is not None:
+                known._numbers = plain
                 known.put(keys[row : row + 1], np.array([row]))
+                known._numbers = self  # type: ignore[assignment]
             found: int = self._numbers[at]
             return found
 

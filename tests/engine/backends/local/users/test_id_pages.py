@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from engine.backends.local.users.id_pages import IdPage
 
 TEXTS = st.lists(st.text(max_size=5) | st.sampled_from(["u1", "müller", "🎉", "x" * 200]), max_size=30)
+TEXTS |= st.integers(250, 260).map(lambda count: [f"u{number}" for number in range(count)])
 
 
 @given(batches=st.lists(TEXTS, max_size=4), cleared=st.lists(st.integers(0, 50)), start=st.integers(0, 50))
@@ -17,6 +18,8 @@ def test_id_page_equals_a_list(batches: list[list[str]], cleared: list[int], sta
     for batch in batches:
         page.extend(batch)
         expected += batch
+        assert len(page) == len(expected)
+        assert [page[slot] for slot in range(len(page))] == expected
     for slot in cleared:
         if slot < len(expected):
             page.clear(slot)
