@@ -22,6 +22,7 @@ from engine.backends.local.events.one_user import RowsOfOne as RowsOfOne
 from engine.backends.local.events.one_user import aggregate_of_one_passes as aggregate_of_one_passes
 from engine.backends.local.events.one_user import sequence_of_one_passes as sequence_of_one_passes
 from engine.backends.local.events.part import TimeSpan as TimeSpan
+from engine.backends.local.events.shared_part import SharedPart as SharedPart
 from engine.backends.local.events.shared_rows import SharedRows as SharedRows
 from engine.backends.local.events.shared_rows import shared_time as shared_time
 from engine.backends.local.events.tables import BRIEF_USERS_MAX as BRIEF_USERS_MAX

@@ -66,6 +66,17 @@ class Universe:
         """Whether there is one slot, of one user."""
         return self.ids is not None and self.slots == 1
 
+    @cached_property
+    def mask(self) -> Bools:
+        """For each slot whether it is one of the users, where slots are dense ids."""
+        found = np.zeros(self.slots, np.bool_)
+        if self._users is None:
+            found[:] = True
+        else:
+            ids = ids_of(self._users)
+            found[ids[: ids.searchsorted(self.slots)]] = True
+        return found
+
     def bitmap(self, passed: Bools) -> BitMap:
         """The users whose slots passed."""
         if self.ids is not None:

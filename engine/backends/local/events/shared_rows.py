@@ -26,7 +26,7 @@ SHARED_ROWS_MAX = 1 << 14
 
 
 class SharedRows:
-    """The user and the time of each row, in order of user. Others than those asked for may be among them."""
+    """The user and the time of each row, in order of user."""
 
     def __init__(self, users: Uint32s, times: Int64s) -> None:
         self.users = users
@@ -48,20 +48,32 @@ class SharedRows:
 
     @classmethod
     def of_parts(
-        cls, parts: Sequence[Part], selection: ResolvedSelection, universe: Universe
+        cls,
+        parts: Sequence[Part],
+        selection: ResolvedSelection,
+        universe: Universe,
+        others: Sequence[tuple[int, Micros]] = (),
     ) -> SharedRows | None:
-        """The selected rows of the users; None when they are many."""
-        users: list[Uint32s] = []
-        times: list[Int64s] = []
-        count = 0
+        """The selected rows of the users, and `others` that are in no part; None when they are many."""
+        count = len(others)
+        pairs = np.array(others, np.int64).reshape(-1, 2)
+        users, times = [pairs[:, 0].astype(np.uint32)], [pairs[:, 1]]
         for rows in selected(parts, selection, universe):
-            count += len(rows.row_slots)
+            slots, found = rows.row_slots, rows.at(rows.part.times())
+            if universe.ids is None:
+                # Everyone's rows were selected.
+                mine = universe.mask[slots]
+                users.append(slots[mine].astype(np.uint32, copy=False))
+                times.append(found[mine])
+            else:
+                users.append(universe.ids[slots])
+                times.append(found)
+            count += len(users[-1])
             if count > SHARED_ROWS_MAX:
-                return None
-            slots = rows.row_slots
-            users.append(slots.astype(np.uint32) if universe.ids is None else universe.ids[slots])
-            times.append(rows.at(rows.part.times()))
-        if not users:
+                break
+        if count > SHARED_ROWS_MAX:
+            return None
+        if not count:
             return cls.none()
         joined = np.concatenate(users)
         order = np.argsort(joined, kind="stable")

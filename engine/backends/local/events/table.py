@@ -75,6 +75,9 @@ slice_decoder = msgspec.msgpack.Decoder(SliceRecord)
 
 Slices = dict[SliceKey, list[Part]]
 
+UNPACKED_ROWS_MAX = 256
+"""Buffered rows that are looked at one by one: to make a part of them takes as long, however few they are."""
+
 _BITMAP_ID_BYTES = 2
 _BITMAP_OVERHEAD_BYTES = 200
 
@@ -158,10 +161,24 @@ class Table:
 
     # --- reading --------------------------------------------------------------------------------------------
 
-    def parts(self, start: Micros | None, end: Micros | None) -> Iterator[Part]:
-        """Parts that may have rows in [start, end)."""
+    def unpacked(self) -> list[tuple[int, Micros]]:
+        """The user and the time of buffered rows that stay out of parts, as they are few. Packs them when
+        they are many.
+        """
+        count = len(self._pending) + sum(map(len, self._pending_sets))
+        if count > UNPACKED_ROWS_MAX:
+            self.gather_pending()
+            return []
+        found = [(row.user, row.time) for row in self._pending]
+        for rows in self._pending_sets:
+            found += zip(rows.users.tolist(), rows.times.tolist(), strict=True)
+        return found
+
+    def parts(self, start: Micros | None, end: Micros | None, *, packs: bool = True) -> Iterator[Part]:
+        """Parts that may have rows in [start, end). Without `packs`, those of `unpacked` are in none."""
         self._was_read = True
-        self.gather_pending()
+        if packs:
+            self.gather_pending()
         first = None if start is None else start // MICROS_PER_DAY
         for slice_key, parts in self._loaded_slices().items():
             if (end is None or slice_key.first_day * MICROS_PER_DAY < end) and (
@@ -245,16 +262,17 @@ class Table:
         self.pack_pending()
         if not self._pending_sets:
             return
-        part = Part.of_frame(self._loader, Frame.of_sets(self._pending_sets))
+        frames = [Frame.of_sets(self._pending_sets)]
         self._pending_sets.clear()
         users = self._kept_users()
         if users is not None:
-            users.ids |= bitmap_of(part.users())
+            users.ids |= bitmap_of(frames[0].users)
             self._loader.cache.put(self._users_key, users, users.nbytes)
-        while self._fresh and self._fresh[-1].record.rows < 2 * part.record.rows:
-            frame = Frame.concatenated((self._fresh.pop().frame(), part.frame()))
-            part = Part.of_frame(self._loader, frame)
-        self._fresh.append(part)
+        rows = len(frames[0])
+        while self._fresh and self._fresh[-1].record.rows < 2 * rows:
+            frames.append(self._fresh.pop().frame())
+            rows += len(frames[-1])
+        self._fresh.append(Part.of_frame(self._loader, Frame.concatenated(frames)))
 
     def extract(self, user: int) -> list[EventRow]:
         """Removes a user's rows and returns them, unordered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from engine.backends.local.events.facts import (
     live_parts,
     texts_of,
 )
-from engine.backends.local.events.frame import ColumnKey, Frame
+from engine.backends.local.events.frame import ColumnKey, Frame, RowSet
 from engine.backends.local.events.importing import ArrivedRows, sets_of
 from engine.backends.local.events.model import (
     EventRow,
@@ -33,9 +33,11 @@ from engine.backends.local.events.one_user import RowsOfOne
 from engine.backends.local.events.part import Part, TimeSpan
 from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
+from engine.backends.local.events.shared_part import SHARED_PART_ROWS_MAX, SharedPart, rows_in_memory
 from engine.backends.local.events.shared_rows import SharedRows
 from engine.backends.local.events.table import Table, TableKey
 from engine.backends.local.storage.arrays import Uint32s
+from engine.backends.local.storage.bitmaps import ids_of
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
@@ -43,7 +45,7 @@ from engine.backends.local.storage.turns import PAUSE_PAGES, TakesLong, Unshared
 from engine.criteria.conditions import tests_in
 from engine.criteria.operators import matcher_of
 from engine.criteria.ranges import ALL_NUMBERS, TimeRange
-from engine.values import MICROS_PER_DAY, Kind, Micros
+from engine.values import MICROS_PER_DAY, TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros
 
 ARRIVED_ROWS_MAX = 1 << 16
 """Rows from column batches that are buffered, then cut into tables together."""
@@ -57,6 +59,10 @@ BRIEF_ROWS_MAX = 1 << 14
 FEW_PARTS_MAX = 32
 FEW_ROWS_READ_MAX = 1 << 12
 """Parts, and rows in them, that are read for everyone with the lock held."""
+GROUPS_AT_ONCE = 4
+"""Groups of which rows of a few users are found with the lock held, before others go first."""
+SHARED_ROWS_READ_MAX = 1 << 16
+"""Rows of a group that are read for them with the lock held: a fraction of a millisecond."""
 LONG_TABLES = 8
 """Stored rows of tables, relative to those read, of which a window may leave few enough."""
 
@@ -319,9 +325,103 @@ class EventTables:
         return found
 
     def rows_of_some(
+        self, selection: ResolvedSelection, users: Mapping[int, BitMap], stride: int, read: Unshared
+    ) -> SharedRows | None:
+        """The rows of a few users, by group, whose users are group × stride + dense id; None when they are
+        many. The selection has no condition.
+        """
+        in_order, found = sorted(users.items()), list[tuple[int, SharedRows]]()
+        for start in range(0, len(in_order), GROUPS_AT_ONCE):
+            read.pause()
+            some = in_order[start : start + GROUPS_AT_ONCE]
+            try:
+                pieces = self._rows_at_once(selection, some, read)
+            except TakesLong:
+                pieces = [self._rows_of_group(group, selection, each, read) for group, each in some]
+            for (group, _), piece in zip(some, pieces, strict=True):
+                if piece is None:
+                    return None
+                found.append((group * stride, piece))
+        return SharedRows.joined(found)
+
+    def _rows_at_once(
+        self, selection: ResolvedSelection, users: Sequence[tuple[int, BitMap]], read: Unshared
+    ) -> list[SharedRows | None]:
+        """For some groups the rows of a few users, with the lock held. Raises TakesLong."""
+        span = selection.time
+        since = TIME_MIN_MICROS if span.start is None else span.start
+        until = TIME_MAX_MICROS + 1 if span.end is None else span.end
+        found: list[SharedRows | None] = []
+        if not self._are_known(selection, users):
+            raise TakesLong
+        with self.reading():
+            for group, some in users:
+                parts: list[Part] = []
+                unpacked: list[tuple[int, Micros]] = []
+                for table in self._groups[group].selected(selection):
+                    unpacked += table.unpacked()
+                    new = table.parts(span.start, span.end, packs=False)
+                    parts += [part for part in new if part.is_live]
+                universe = Universe(parts, some, read.check)
+                if not _is_brief_for_some(parts, selection, universe):
+                    raise TakesLong
+                mine = [each for each in unpacked if since <= each[1] < until and each[0] in some]
+                found.append(SharedRows.of_parts(parts, selection, universe, mine))
+                read.looked_at += universe.looked_at + len(unpacked)
+        return found
+
+    def _are_known(self, selection: ResolvedSelection, users: Sequence[tuple[int, BitMap]]) -> bool:
+        """Whether the metadata of the tables of these groups is in memory."""
+        return all(table.is_known for group, _ in users for table in self._groups[group].selected(selection))
+
+    def part_of_some(
+        self, selection: ResolvedSelection, attributes: Set[int], users: Mapping[int, BitMap], read: Unshared
+    ) -> SharedPart | None:
+        """The rows of a few users, by group, with these attributes, as a part. The place of a user is that
+        among all of them, in order of group and dense id. None: they are many, or not in memory. The
+        selection has no condition.
+        """
+        in_order, sets, place = sorted(users.items()), list[RowSet](), 0
+        for start in range(0, len(in_order), GROUPS_AT_ONCE):
+            read.pause()
+            some = in_order[start : start + GROUPS_AT_ONCE]
+            try:
+                sets += self._sets_at_once(selection, attributes, some, place, read)
+            except TakesLong:
+                return None
+            place += sum(len(each) for _, each in some)
+            if sum(map(len, sets)) > SHARED_PART_ROWS_MAX:
+                return None
+        return SharedPart(self._loader, sets)
+
+    def _sets_at_once(
+        self,
+        selection: ResolvedSelection,
+        attributes: Set[int],
+        users: Sequence[tuple[int, BitMap]],
+        first_place: int,
+        read: Unshared,
+    ) -> list[RowSet]:
+        """For some groups the rows of a few users, with the lock held. Raises TakesLong."""
+        found: list[RowSet] = []
+        if not self._are_known(selection, users):
+            raise TakesLong
+        with self.reading():
+            for group, some in users:
+                parts = self._parts(group, selection)
+                universe = Universe(parts, some, read.check)
+                if not _is_brief_for_some(parts, selection, universe):
+                    raise TakesLong
+                found += rows_in_memory(parts, selection, attributes, ids_of(some), universe, first_place)
+                first_place += len(some)
+                read.looked_at += universe.looked_at
+        return found
+
+    def _rows_of_group(
         self, group: int, selection: ResolvedSelection, users: BitMap, read: Unshared
     ) -> SharedRows | None:
-        """The rows of a few users of the group; None when they are many."""
+        """The rows of a few users of a group; None when they are many."""
+        read.pause()
         with self._as_now(group, (selection,), users, read) as ((parts,), among):
             universe = Universe(parts, among, read.check)
             rows = SharedRows.of_parts(parts, selection, universe)
@@ -638,6 +738,15 @@ def _is_brief(
         return False
     rows = len(users) * sum(part.record.peak for parts in parts_of for part in parts)
     return rows <= BRIEF_ROWS_MAX and all(_are_quick(parts, selections) for parts in parts_of)
+
+
+def _is_brief_for_some(parts: Sequence[Part], selection: ResolvedSelection, universe: Universe) -> bool:
+    """Whether the rows of the users of a universe are found within a fraction of a millisecond."""
+    if universe.ids is None:
+        rows = sum(part.record.rows for part in parts)
+    else:
+        rows = len(universe.ids) * sum(part.record.peak for part in parts)
+    return rows <= SHARED_ROWS_READ_MAX and _are_quick(parts, (selection,))
 
 
 def _are_few(parts: Sequence[Part], selections: Sequence[ResolvedSelection]) -> bool:

@@ -6,9 +6,9 @@ others). Do not modify an answer: it may be a bitmap of the index itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from engine.backends.local.events import (
     ResolvedSequence,
     RowCondition,
     RowsOfOne,
+    SharedPart,
     SharedRows,
     aggregate_of_one_passes,
     row_counts_of,
@@ -30,7 +31,7 @@ from engine.backends.local.events import (
     shared_time,
 )
 from engine.backends.local.query.shared_answers import SharedAnswers
-from engine.backends.local.storage.arrays import Bools
+from engine.backends.local.storage.arrays import Bools, Uint32s
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
@@ -97,6 +98,8 @@ ROW_US = {
 _encoder = msgspec.msgpack.Encoder()
 _ROWS = b"rows"
 """Starts the names under which joined rows are kept."""
+_PART = "part"
+"""The same for rows that are copied into a part."""
 
 
 class Predicate(Protocol):
@@ -396,8 +399,10 @@ class _EventsPredicate(PredicateBase):
             for selection in selections
             for number in selection.inputs
         )
-        tests = [each.test for selection in selections for each in tests_in(selection.where)]
-        self.searches = any(matcher_of(test).program_bytes for test in tests)
+        tests = [each for selection in selections for each in tests_in(selection.where)]
+        self.searches = any(matcher_of(each.test).program_bytes for each in tests)
+        self._attributes = frozenset([each.key for each in tests])
+        """Those of events that are read, by number."""
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("events", number, name, group) for number, name in self._read)
@@ -411,12 +416,52 @@ class _EventsPredicate(PredicateBase):
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         raise NotImplementedError
 
+    def _shared_part(
+        self, selection: ResolvedSelection, shared: SharedAnswers, read: Unshared
+    ) -> SharedPart | None:
+        """The rows of the users, copied once for all questions of about this length of time or a shorter one;
+        None: they are many, or not in memory.
+        """
+        time = shared_time(selection.time, shared.as_of)
+        events = replace(selection, time=ALL_TIME, where=None)
+        name = _PART, _encoder.encode(events), self._attributes
+        found: dict[Micros | None, SharedPart | None] = shared.once(name, dict)
+        part = _beginning_by(time.start, found)
+        if part is None and time.start not in found:
+            asked = replace(events, time=time)
+            part = self._tables.part_of_some(asked, self._attributes, shared.by_group, read)
+            found[time.start] = part
+        return part
+
+    def _of_shared(
+        self, parts: Sequence[SharedPart], ask: Callable[[], Uint32s], shared: SharedAnswers, read: Unshared
+    ) -> BitMap:
+        """The ordinals of the users whose places `ask` finds in the parts."""
+        rows = sum(part.rows for part in parts)
+        read.looked_at += rows
+        takes_long = self.searches or rows > ROWS_COUNTED_BRIEFLY_MAX
+        with read.released(is_brief=True) if takes_long else nullcontext():
+            places = ask()
+        return shared.in_places(places)
+
+
+T = TypeVar("T")
+
+
+def _beginning_by(start: Micros | None, found: Mapping[Micros | None, T | None]) -> T | None:
+    """What was found of a range of time that begins at an instant or before, to the end of time."""
+    for since, each in found.items():
+        if each is not None and (since is None or (start is not None and since <= start)):
+            return each
+    return None
+
 
 class AggregatePredicate(_EventsPredicate):
     """Users whose aggregate over events lies in intervals."""
 
     def __init__(self, account: Account, step: ResolvedEventMatch) -> None:
         super().__init__(account, (step.selection,))
+        self._attributes |= {step.of}
         self._step = step
         self._rows_name = b""
         """Names the rows whose number is the answer, whatever their time; empty: it is not their number."""
@@ -449,36 +494,31 @@ class AggregatePredicate(_EventsPredicate):
         return self._tables.match(group, self._step, users, read)
 
     def among_shared(self, shared: SharedAnswers, read: Unshared) -> BitMap:
-        rows = self._shared_rows(shared, read)
-        if rows is None:
-            return super().among_shared(shared, read)
-        return rows.passing(self._step.selection.time, self._step.intervals)
+        step = self._step
+        if self._rows_name:
+            rows = self._shared_rows(shared, read)
+            if rows is not None:
+                return rows.passing(step.selection.time, step.intervals)
+        else:
+            part = self._shared_part(step.selection, shared, read)
+            if part is not None:
+                return self._of_shared([part], lambda: part.passing(step, read.check), shared, read)
+        return super().among_shared(shared, read)
 
     def _shared_rows(self, shared: SharedAnswers, read: Unshared) -> SharedRows | None:
         """The rows of the users, found once for all questions of about this length of time or a shorter one;
-        None: the answer is not a number of rows, or there are many.
+        None: there are many.
         """
-        if not self._rows_name:
-            return None
         time = shared_time(self._step.selection.time, shared.as_of)
         found: dict[Micros | None, SharedRows | None] = shared.once(self._rows_name, dict)
-        for start, rows in found.items():
-            if rows is not None and (start is None or (time.start is not None and start <= time.start)):
-                return rows
-        if time.start not in found:
-            found[time.start] = self._rows_of_some(shared, time, read)
-        return found[time.start]
+        rows = _beginning_by(time.start, found)
+        if rows is None and time.start not in found:
+            rows = found[time.start] = self._rows_of_some(shared, time, read)
+        return rows
 
     def _rows_of_some(self, shared: SharedAnswers, time: TimeRange, read: Unshared) -> SharedRows | None:
         selection = replace(self._step.selection, time=time)
-        found: list[tuple[int, SharedRows]] = []
-        for group, users in sorted(shared.by_group.items()):
-            read.pause()
-            rows = self._tables.rows_of_some(group, selection, users, read)
-            if rows is None:
-                return None
-            found.append((group * shared.ordinals.stride, rows))
-        return SharedRows.joined(found)
+        return self._tables.rows_of_some(selection, shared.by_group, shared.ordinals.stride, read)
 
     def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
         rows = self._rows_of_all(ordinals, read)
@@ -553,6 +593,19 @@ class SequencePredicate(_EventsPredicate):
 
     def _ask(self, group: int, users: BitMap | None, read: Unshared) -> BitMap:
         return self._tables.match_sequence(group, self._step, users, read)
+
+    def among_shared(self, shared: SharedAnswers, read: Unshared) -> BitMap:
+        parts: list[SharedPart] = []
+        for selection in self._step.steps:
+            part = self._shared_part(selection, shared, read)
+            if part is None:
+                return super().among_shared(shared, read)
+            parts.append(part)
+
+        def ask() -> Uint32s:
+            return SharedPart.passing_sequence(parts, self._step, read.check)
+
+        return self._of_shared(parts, ask, shared, read)
 
     def work(self, group: int) -> float:
         return sum(

@@ -8,7 +8,7 @@ some users, and begins new ones when there are none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TypeVar, cast
 
@@ -16,6 +16,8 @@ from pyroaring import BitMap
 
 from engine.backends.local.account.account import Account
 from engine.backends.local.account.watches import ChangedUsers
+from engine.backends.local.storage.arrays import Uint32s
+from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.values import Micros
 
@@ -23,6 +25,10 @@ T = TypeVar("T")
 
 SHARED_USERS_MAX = 1 << 14
 """Users that are evaluated by shared answers; more are evaluated group by group."""
+
+
+NEW_USERS_MAX = 1 << 12
+"""Users of a group that may come in a round: of more, all scopes would have to be evaluated once more."""
 
 
 class SharedAnswers:
@@ -46,6 +52,8 @@ class SharedAnswers:
         """Users asked about, by identity, and their ordinals; None: the answers are not about all of them."""
         self._changed = changed
         self._kept: dict[object, object] = {}
+        self._in_order: Uint32s | None = None
+        """The ordinals of all users, once they were asked for."""
 
     def are_about(self, users: Mapping[int, BitMap]) -> bool:
         """Whether these users, by group, which nobody changes, are among those of the answers."""
@@ -75,6 +83,12 @@ class SharedAnswers:
         assert found is not None
         return found
 
+    def in_places(self, places: Uint32s) -> BitMap:
+        """The ordinals of users by their places among all that the answers are about."""
+        if self._in_order is None:
+            self._in_order = ids_of(self.ordinals_of(self.by_group))
+        return bitmap_of(self._in_order[places])
+
     def once(self, name: object, find: Callable[[], T]) -> T:
         """What `find` gives, found once for each name."""
         if name in self._kept:
@@ -89,7 +103,7 @@ class Pool:
     def __init__(self, account: Account, as_of: Micros, held: ExitStack) -> None:
         """`held` ends the watches over who changes."""
         self.account = account
-        self.ordinals = Ordinals(account.directory.counts)
+        self.ordinals = Ordinals([count + NEW_USERS_MAX for count in account.directory.counts])
         self._as_of = as_of
         self._held = held
         self._answers: list[SharedAnswers] = []
@@ -102,23 +116,23 @@ class Pool:
 
     def first(self, users: Mapping[int, BitMap], others: Iterable[Mapping[int, BitMap]]) -> SharedAnswers:
         """Answers for a caller that hears by itself which of these users have changed since the first were
-        found. New ones are also about `others`, of whom will be asked.
+        found. The first are also about `others`, of whom will be asked, as long as they are few.
         """
         for found in self._answers:
             if found.are_about(users):
                 return found
-        return self._begun([users, *others])
+        return self._begun([users] if self._answers else [users, *_few_of(others)])
 
-    def now(self, users: Mapping[int, BitMap]) -> SharedAnswers:
+    def now(self, users: Mapping[int, BitMap], others: Iterable[Mapping[int, BitMap]] = ()) -> SharedAnswers:
         """Answers that are right for these users as they are now. New ones are about all users that have
-        changed since the first.
+        changed since the first, and about `others`, as long as they are few.
         """
         for found in reversed(self._answers):
             if found.hold(users):
                 return found
         changed = self._answers[0].changed() if self._answers else {}
         are_few = sum(map(len, changed.values())) <= SHARED_USERS_MAX
-        return self._begun([users, changed] if are_few else [users])
+        return self._begun([users, *([changed] if are_few else ()), *_few_of(others)])
 
     def by_group(self, users: BitMap) -> Mapping[int, BitMap]:
         """Some ordinals as users by group: found once for each set. Do not modify the result."""
@@ -133,6 +147,21 @@ class Pool:
         begun = SharedAnswers(self.account, self.ordinals, _joined(users), self._as_of, changed)
         self._answers.append(begun)
         return begun
+
+
+def _few_of(sets: Iterable[Mapping[int, BitMap]]) -> Iterator[Mapping[int, BitMap]]:
+    """The first sets of users, by group, as many as are few together."""
+    every: dict[int, BitMap] = {}
+    last: Mapping[int, BitMap] = {}
+    for users in sets:
+        # Journeys with the same users give the same object.
+        if users is not last:
+            last = users
+            for group, some in users.items():
+                every[group] = every[group] | some if group in every else some
+            if sum(map(len, every.values())) > SHARED_USERS_MAX:
+                return
+            yield users
 
 
 def _joined(sets: Iterable[Mapping[int, BitMap]]) -> dict[int, BitMap]:

@@ -19,6 +19,7 @@ from engine.backends.local.events import (
     ResolvedEventMatch,
     ResolvedSelection,
     ResolvedSequence,
+    SharedPart,
     aggregate_of_one_passes,
     compaction,
     distinct,
@@ -28,7 +29,9 @@ from engine.backends.local.events import (
 )
 from engine.backends.local.events import table as table_module
 from engine.backends.local.storage.store import Store
-from engine.backends.local.storage.turns import TakesLong
+from engine.backends.local.storage.turns import TakesLong, Unshared
+from engine.criteria import conditions
+from engine.criteria.ranges import TimeRange
 from engine.values import kind_of
 from tests.engine.backends.local.events import brute, drawing
 from tests.engine.backends.local.events.conftest import GROUPS
@@ -263,3 +266,57 @@ class TestAgainstBruteForce:
                 if universe is not None:
                     found = history.tables.match_sequence(group, step, BitMap(universe))
                     assert set(found) == expected & universe
+
+    @given(
+        life=lives,
+        steps=st.lists(drawing.matches, min_size=1, max_size=6),
+        sequences=st.lists(drawing.sequences, min_size=1, max_size=3),
+        universe=st.sets(drawing.users, min_size=1),
+    )
+    def test_a_part_of_some_users(
+        self,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+        sequences: list[ResolvedSequence],
+        universe: set[int],
+    ) -> None:
+        """What is in memory is copied for several questions, and otherwise left to the way of many users."""
+        history = lived(store, new_account(), life)
+        # So that the columns are in memory.
+        for step in steps:
+            for group in range(GROUPS):
+                history.tables.match(group, step)
+        places = [(group, user) for group in range(GROUPS) for user in sorted(universe)]
+
+        def copied(selection: ResolvedSelection, attributes: set[int]) -> SharedPart | None:
+            wider = msgspec.structs.replace(selection, time=TimeRange(selection.time.start), where=None)
+            users = {group: BitMap(universe) for group in range(GROUPS)}
+            found = history.tables.part_of_some(wider, attributes, users, Unshared())
+            event("copied" if found is not None else "not in memory")
+            return found
+
+        for step in steps:
+            part_ = copied(step.selection, {step.of, *attributes_of(step.selection)})
+            if part_ is not None:
+                found = [places[place] for place in part_.passing(step, lambda: None).tolist()]
+                assert set(found) == {
+                    (group, user)
+                    for group in range(GROUPS)
+                    for user in brute.match(history.rows, group, step) & universe
+                }
+        for sequence in sequences:
+            parts = [copied(each, attributes_of(each)) for each in sequence.steps]
+            known = [each for each in parts if each is not None]
+            if len(known) == len(parts):
+                passing = SharedPart.passing_sequence(known, sequence, lambda: None)
+                assert {places[place] for place in passing.tolist()} == {
+                    (group, user)
+                    for group in range(GROUPS)
+                    for user in brute.match_sequence(history.rows, group, sequence) & universe
+                }
+
+
+def attributes_of(selection: ResolvedSelection) -> set[int]:
+    return {each.key for each in conditions.tests_in(selection.where)}
