@@ -150,6 +150,15 @@ def swept(before: TimeRange, after: TimeRange) -> tuple[TimeRange, ...]:
     return merged_ranges(_range(low, high) for low, high in pieces if low < high)
 
 
+def is_swept(before: TimeRange, after: TimeRange, first: Micros, last: Micros) -> bool:
+    """Whether one of the instants from first to last, both included, is among those of `swept`."""
+    (start, end), (last_start, last_end) = _bounds(before), _bounds(after)
+    left, reached = min(last_start, last_end), max(end, start)
+    return (start < left and start <= last and first < left) or (
+        reached < last_end and reached <= last and first < last_end
+    )
+
+
 def hold_instant(ranges: Iterable[TimeRange], instant: Micros) -> bool:
     """Whether one of the ranges contains the instant."""
     return any(span.holds(instant) for span in ranges)

@@ -19,7 +19,7 @@ import msgspec
 
 from engine.criteria.conditions import WhereAny, WhereAttribute, tests_in
 from engine.criteria.model import Exists
-from engine.criteria.ranges import merged_ranges, spanned, swept
+from engine.criteria.ranges import is_swept, merged_ranges, spanned, swept
 from engine.plan.compile import Planner
 from engine.plan.criteria import StepList
 from engine.plan.model import (
@@ -103,16 +103,20 @@ class ExpiryTemplate:
         raw = Plan(account=self._account, as_of=after_as_of, steps=tuple(plan.steps), roots=(root,))
         return optimise(raw, passes)
 
-    def times_between(self, before_as_of: Micros, after_as_of: Micros) -> tuple[TimeRange, ...] | None:
-        """The times of events, and of first and last seen, that the plan `between` looks for; None when there
-        is no plan. It is asked for again and again with the same later instant.
+    def may_move(
+        self, before_as_of: Micros, after_as_of: Micros, times: tuple[Micros, Micros] | None
+    ) -> bool:
+        """Whether the plan `between` may find users by events of times between these two, both included, or
+        by first or last seen times there; None: by any data. It is asked again and again with the same later
+        instant.
         """
         first, last = sorted((before_as_of, after_as_of))
         if self._kept[0] != last:
             self._kept = last, self._steps(last)
-        pairs = zip(self._steps(first), self._kept[1], strict=True)
-        moved = [(old, new) for old, new in pairs if old != new]
-        return merged_ranges(span for each in moved for span in _times_between(*each)) if moved else None
+        return any(
+            _may_find(make(first), after, times)
+            for make, after in zip(self._makers, self._kept[1], strict=True)
+        )
 
     def _expired(self, before_as_of: Micros, after_as_of: Micros) -> Iterator[Step]:
         first, last = sorted((before_as_of, after_as_of))
@@ -243,18 +247,25 @@ class _Times(StepVisitor[tuple[TimeRange, ...]]):
 _TIMES = _Times()
 
 
-def _times_between(before: Step, after: Step) -> Iterator[TimeRange]:
-    """The times that `expired` looks for."""
+def _may_find(before: Step, after: Step, times: tuple[Micros, Micros] | None) -> bool:
+    """Whether `expired` may find users by data of these times; None: by any."""
+    if times is None:
+        return before != after
     if (
         isinstance(before, EventMatch)
         and isinstance(after, EventMatch)
         and before.selection.where == after.selection.where
     ):
         # The most frequent case, in few steps.
-        yield from swept(before.selection.time, after.selection.time)
-        return
-    for step in expired(before, after):
-        yield from _TIMES.visit(step)
+        return is_swept(before.selection.time, after.selection.time, *times)
+    if before == after:
+        return False
+    first, last = times
+    return any(
+        (span.start is None or span.start <= last) and (span.end is None or first < span.end)
+        for step in expired(before, after)
+        for span in _TIMES.visit(step)
+    )
 
 
 def _same_but_for(fields: tuple[str, ...], before: object, after: Part) -> Part:

@@ -45,7 +45,7 @@ class EventsRead(msgspec.Struct, frozen=True, array_like=True):
     keys: frozenset[str] = frozenset()
 
 
-class Reads(msgspec.Struct, frozen=True, kw_only=True):
+class Reads(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """The data that can change an answer: nothing else does, except an alias or an erasure.
 
     `inputs`: a user comes to belong to one of them. `first_seen`, `last_seen`: a user's first or last time on

@@ -21,7 +21,6 @@ from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.live.trimming import Trimmer
 from engine.backends.base import Ahead, Membership, MembershipStore, ScopeRefresh, UserReader
 from engine.clock import Clock, ClockState
-from engine.criteria.ranges import TimeRange
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, optimise
@@ -134,13 +133,13 @@ class JourneyRefresher:
         def moved() -> Plan | None:
             return expiry.between(since, now)
 
-        def times() -> tuple[TimeRange, ...] | None:
-            return expiry.times_between(now, horizons[0]) if horizons else None
+        def may_move(times: tuple[Micros, Micros] | None) -> bool:
+            return bool(horizons) and expiry.may_move(now, horizons[0], times)
 
         def plans() -> tuple[Plan | None, ...]:
             return tuple(expiry.between(now, until) for until in horizons)
 
-        ahead = Ahead(len(horizons), times, plans)
+        ahead = Ahead(len(horizons), may_move, plans)
         return msgspec.structs.replace(refresh, moved_by_time=moved, moved_since=since, ahead=ahead)
 
     def _refresh(
@@ -170,7 +169,9 @@ class JourneyRefresher:
         for level, length in enumerate(HORIZONS_MICROS):
             if level < len(state.horizons) and now <= state.horizons[level]:
                 continue
-            until = min([now + length, *state.horizons[level - 1 : level]])
+            is_first = level >= len(state.horizons)
+            after = int(length * state.first_share) if is_first else length
+            until = min([now + after, *state.horizons[level - 1 : level]])
             plan = None
             if not level or self._backend.expected(journey, level - 1):
                 plan = definition.expiry.between(state.as_of, until)

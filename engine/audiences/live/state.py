@@ -7,12 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
+import xxhash
+
 from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import Reads
 from engine.plan.template import Template
 from engine.values import Micros
 
 _NONE: frozenset[str] = frozenset()
+
+FIRST_SHARE_MIN = 0.25
+_HASHES = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,10 @@ class Definition:
 class JourneyState:
     """The state of a journey between rounds."""
 
+    first_share: float = 1.0
+    """The first horizon of each length is this share of it. It differs from journey to journey: horizons that
+    begin together, as after a start, would all be renewed in one round.
+    """
     lock: threading.Lock = field(default_factory=threading.Lock)
     definition: Definition | None = None
     defined_at: int | None = None
@@ -63,6 +72,12 @@ class JourneyState:
     predicted_seconds: float = 0.0
 
 
+def first_share_of(journey: str) -> float:
+    """`first_share` of a journey."""
+    hash_ = xxhash.xxh3_64_intdigest(journey.encode())
+    return FIRST_SHARE_MIN + (1 - FIRST_SHARE_MIN) * hash_ / _HASHES
+
+
 class JourneyStates:
     """The states of all journeys by name. Safe to call from several threads."""
 
@@ -80,7 +95,7 @@ class JourneyStates:
         if known is not None:
             return known
         with self._lock:
-            return self._states.setdefault(journey, JourneyState())
+            return self._states.setdefault(journey, JourneyState(first_share_of(journey)))
 
     def snapshot(self) -> list[JourneyState]:
         """The states of journeys with calculated audiences."""

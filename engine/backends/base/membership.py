@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
 from engine.backends.base.store import Store
-from engine.criteria.ranges import TimeRange
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
@@ -188,9 +187,9 @@ class Ahead(NamedTuple):
 
     levels: int
     """How many there are."""
-    times: Callable[[], Sequence[TimeRange] | None]
-    """Users of whom all new data are events outside of these times are not moved by time within any of the
-    horizons; None: no one is.
+    may_move: Callable[[tuple[Micros, Micros] | None], bool]
+    """Whether time may move users within one of the horizons of whom all new data are events of times between
+    these two, both included; None: of whom there are other data.
     """
     plans: Callable[[], Sequence[Plan | None]]
     """Makes for each horizon the plan of those whom time may move from the instant of the refresh to its end;
@@ -286,7 +285,8 @@ class MembershipStore(MembershipReader, Protocol):
 
     def expected(self, scope: str, level: int = -1) -> int | None:
         """How many users time may move within the nearest horizon, or that of a level, given their data when
-        they were last refreshed; None: there is no such horizon. Takes no lock.
+        they were last refreshed, those whom it has moved since included; None: there is no such horizon.
+        Takes no lock.
         """
         ...
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.backends.base import Members, UserRecord
+from engine.backends.local.roles import memberships as memberships_module
 from engine.criteria.model import (
     AllOf,
     AnyOf,
@@ -97,6 +98,49 @@ def test_a_tick_looks_at_no_one_unless_someone_is_expected_to_move(site: Site) -
         ("soon", False, NOW + 601 * SECOND),
         ("later", False, NOW + 7_201 * SECOND),
     ]
+
+
+def test_a_few_users_of_the_coming_second_are_evaluated_without_a_plan(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. Someone is expected to leave within the second, which takes a plan. 2. The round in which that
+    happens, and one before it, bind none and look at that user alone. 3. More users than are evaluated so are
+    searched by a plan, with the same outcome.
+    """
+    site.send([("soon", "buy"), ("too", "buy")], time=NOW - 30 * DAY + SECOND // 5)
+    site.send([("stays", "buy")])
+    milestone = site.add("m", did("buy", days=30))
+    site.connect(milestone)
+    for _ in range(2):
+        site.engine.live.refresh_all()
+    backend: Any = site.backend
+    bound: list[Any] = []
+    real = backend._executor.bind_once
+
+    def bind_once(*arguments: Any) -> Any:
+        bound.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(backend._executor, "bind_once", bind_once)
+    site.clock.now += SECOND // 10
+    with counting(site) as found:
+        site.engine.live.refresh_all()
+        assert members_of(site, milestone) == {"soon", "too", "stays"}
+        site.clock.now += SECOND // 10
+        site.engine.live.refresh_all()
+    assert members_of(site, milestone) == {"stays"}
+    assert (bound, found["scopes"], found["users"]) == ([], 2, 0)
+    changes = site.backend.changes(milestone.audience, 3, 10).changes
+    assert {(c.user_id, c.entered, c.as_of) for c in changes} == {
+        (user, False, NOW + SECOND // 5) for user in ("soon", "too")
+    }
+    monkeypatch.setattr(memberships_module, "EXPECTED_EVALUATED_MAX", 0)
+    site.send([("later", "buy")], time=site.clock.now - 30 * DAY + 2 * SECOND)
+    for _ in range(3):
+        site.engine.live.refresh_all()
+        site.clock.now += SECOND
+    assert bound
+    assert members_of(site, milestone) == {"stays"}
 
 
 @pytest.mark.parametrize(

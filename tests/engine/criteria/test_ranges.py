@@ -13,6 +13,7 @@ from engine.criteria.ranges import (
     complement,
     hold_instant,
     hold_number,
+    is_swept,
     merged_intervals,
     merged_ranges,
     spanned,
@@ -51,6 +52,9 @@ def test_a_range_that_moves_on_sweeps_what_it_enters_or_leaves(ends: list[tuple[
     for instant in INSTANTS:
         if len({way.holds(instant) for way in ways}) == 2:
             assert hold_instant(found, instant)
+        for last in INSTANTS:
+            swept_between = any(hold_instant(found, t) for t in range(instant, last + 1))
+            assert instant > last or is_swept(ways[0], ways[-1], instant, last) == swept_between
     whole = spanned(ways)
     assert not any(hold_instant(found, t) and not whole.holds(t) for t in INSTANTS)
 

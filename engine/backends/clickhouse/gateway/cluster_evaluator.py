@@ -47,12 +47,15 @@ class ClusterEvaluation:
         bases: Bases,
         sets: Mapping[int, Sequence[BitMap]],
         *,
+        roots: int,
         is_whole: bool,
     ) -> None:
+        """`roots`: how many there are."""
         self.account: People = account
         self.is_whole = is_whole
         self._bases = bases
         self._sets = sets
+        self._roots = roots
 
     def catch_up(self, read: Read) -> None:
         """Users that changed are left to the next refresh."""
@@ -60,12 +63,17 @@ class ClusterEvaluation:
     def settle(self, read: Read) -> None:
         """As `catch_up`."""
 
-    def groups(self) -> list[tuple[int, BitMap | None, Sequence[BitMap]]]:
-        """Each group with the users evaluated and the users of every root, without those erased since."""
+    def users(self) -> Bases:
+        """The users evaluated, by group in order; None = all of a group."""
+        return {group: self._bases[group] for group in sorted(self._bases)}
+
+    def answers(self) -> list[dict[int, BitMap]]:
+        """For each root the users evaluated that are in it, by group in order, without those erased since."""
         alive = self.account.directory.alive
+        in_order = sorted(self._bases)
         return [
-            (group, base, [users & alive(group) for users in self._sets[group]])
-            for group, base in self._bases.items()
+            {group: self._sets[group][root] & alive(group) for group in in_order}
+            for root in range(self._roots)
         ]
 
 
@@ -87,7 +95,9 @@ class ClusterPlan:
     def evaluate(self, users: Mapping[int, BitMap] | None, read: Read) -> ClusterEvaluation:
         """Evaluates some users (None = all) for all roots."""
         bases = self._bases(users)
-        return ClusterEvaluation(self._account, bases, self._roots(bases, read), is_whole=users is None)
+        sets = self._roots(bases, read)
+        roots = len(self._plan.roots)
+        return ClusterEvaluation(self._account, bases, sets, roots=roots, is_whole=users is None)
 
     def _bases(self, users: Mapping[int, BitMap] | None) -> Bases:
         return dict.fromkeys(range(self._account.groups)) if users is None else users

@@ -22,7 +22,6 @@ from engine.backends.local.storage.name_table import FieldKind, workspace_of
 from engine.backends.local.storage.user_ref import DENSE_MASK, GROUP_SHIFT, UserRef
 from engine.backends.local.users.directory import by_group
 from engine.criteria.model import EventType
-from engine.criteria.ranges import TimeRange
 from engine.event_columns import EventColumns
 from engine.plan.reads import Reads
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
@@ -67,13 +66,6 @@ class DataTimes(NamedTuple):
     def hold(self, other: DataTimes) -> bool:
         """Whether those of the other lie within these."""
         return self.first <= other.first and other.last <= self.last
-
-    def may_meet(self, ranges: Iterable[TimeRange]) -> bool:
-        """Whether an event may lie in one of the ranges, or the data are not only events."""
-        return self == ANY_TIME or any(
-            (span.start is None or span.start <= self.last) and (span.end is None or self.first < span.end)
-            for span in ranges
-        )
 
 
 NO_DATA = DataTimes(TIME_MAX_MICROS, TIME_MIN_MICROS)

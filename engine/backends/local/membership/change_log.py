@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from engine.backends.base import Change, ChangePage
 from engine.backends.local.account.people import People
 from engine.backends.local.membership.erased import ErasedIds
-from engine.backends.local.membership.states import GroupChanges, States, StoredState
+from engine.backends.local.membership.states import Changes, GroupChanges, States, StoredState
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
@@ -86,20 +86,17 @@ class ChangeLog:
 
     # --- changing ---
 
-    def append(
-        self, txn: Writable, state: StoredState, changes: Sequence[GroupChanges], as_of: Micros
-    ) -> int | None:
+    def append(self, txn: Writable, state: StoredState, changes: Changes, as_of: Micros) -> int | None:
         """Writes a record of changes, if there are any. Updates the sequences and totals of the state.
         Returns the start of the record.
         """
         if not changes:
             return None
-        entered = sum([len(change.entered) for change in changes])
-        exited = sum([len(change.exited) for change in changes])
-        record = ChangeRecord(
-            as_of, tuple([(group, come.serialize(), gone.serialize()) for group, come, gone in changes])
-        )
-        start = self._put(txn, state, record, entered + exited)
+        entered, exited = changes.entered, changes.exited
+        start = self._put(txn, state, _encoded(changes, as_of), entered + exited)
+        for named in self._named_by(state.number):
+            for group, come, gone in changes.groups:
+                named[group] = named.get(group, _NOBODY) | come | gone
         state.size += entered - exited
         state.entered_total += entered
         state.exited_total += exited
@@ -110,12 +107,16 @@ class ChangeLog:
     ) -> int:
         """As `append`, for members whose opted-in values have changed, by group."""
         stored = tuple((group, users.serialize()) for group, users in sorted(updates.items()))
-        return self._put(txn, state, ChangeRecord(as_of, (), stored), sum(map(len, updates.values())))
+        record = _encoder.encode(ChangeRecord(as_of, (), stored))
+        start = self._put(txn, state, record, sum(map(len, updates.values())))
+        for named in self._named_by(state.number):
+            for group, users in updates.items():
+                named[group] = named.get(group, _NOBODY) | users
+        return start
 
-    def _put(self, txn: Writable, state: StoredState, record: ChangeRecord, changes: int) -> int:
+    def _put(self, txn: Writable, state: StoredState, record: bytes, changes: int) -> int:
         start = state.last_sequence + 1
-        txn.put(key(Family.CHANGES, state.number, start), _encoder.encode(record))
-        self._name(state.number, record)
+        txn.put(key(Family.CHANGES, state.number, start), record)
         state.last_sequence += changes
         return start
 
@@ -216,11 +217,10 @@ class ChangeLog:
         self.find_named(state)
         return self._named[state.number]
 
-    def _name(self, number: int, record: ChangeRecord) -> None:
+    def _named_by(self, number: int) -> list[dict[int, BitMap]]:
+        """Who is to be told whom a new record of a membership (number) names."""
         known = [naming for other, naming in self._naming if other == number]
-        known += [self._named[number]] if number in self._named else []
-        for named in known:
-            _add_named(named, record)
+        return [*known, self._named[number]] if number in self._named else known
 
     # --- reading ---
 
@@ -338,10 +338,21 @@ class ChangeLog:
         self.notify(audiences)
 
 
+_NOBODY = BitMap()
+
+
+def _encoded(changes: Changes, as_of: Micros) -> bytes:
+    """The record of changes as of an instant: made once for all memberships that change alike."""
+    if changes.encoded is None or changes.encoded[0] != as_of:
+        groups = tuple([(group, come.serialize(), gone.serialize()) for group, come, gone in changes.groups])
+        changes.encoded = as_of, _encoder.encode(ChangeRecord(as_of, groups))
+    return changes.encoded[1]
+
+
 def _add_named(named: dict[int, BitMap], record: ChangeRecord) -> None:
     """Adds the users whom a record names, by group."""
     for group, *bitmaps in record.groups:
         for stored in bitmaps:
-            named[group] = named.get(group, BitMap()) | BitMap.deserialize(stored)
+            named[group] = named.get(group, _NOBODY) | BitMap.deserialize(stored)
     for group, stored in record.updates:
-        named[group] = named.get(group, BitMap()) | BitMap.deserialize(stored)
+        named[group] = named.get(group, _NOBODY) | BitMap.deserialize(stored)

@@ -7,7 +7,8 @@ it. After a restart every user of a scope counts as dirty. The set of a scope is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
@@ -91,7 +92,11 @@ class LateUsers:
 class Flight:
     """A refresh of a scope, and the users that are late for it. Use with the state lock held."""
 
-    def __init__(self, late: LateUsers, times: DataTimes, revision: int) -> None:
+    def __init__(
+        self, late: LateUsers, times: DataTimes, revision: int, collects_apart: Callable[[], None]
+    ) -> None:
+        """`collects_apart` is called when it no longer shares its late users."""
+        self._collects_apart = collects_apart
         self.revision = revision
         """That of the store when the refresh began."""
         self.late = late
@@ -116,6 +121,7 @@ class Flight:
         """The late users, which no other flight shares any more."""
         if self.late.is_shared:
             self.late = self.late.copied()
+            self._collects_apart()
         return self.late
 
     def add(self, users: Mapping[int, BitMap]) -> None:
@@ -162,6 +168,13 @@ def _add_to(groups: Sequence[BitMap], users: Mapping[int, BitMap]) -> None:
 _unite = BitMap.__ior__
 
 
+class _Marked(NamedTuple):
+    """What new data of some scopes marks: each set once, and of how many scopes it is known who is dirty."""
+
+    sets: tuple[DirtyScope | LateUsers, ...]
+    scopes: int
+
+
 class DirtyUsers:
     """The dirty users of every tracked scope. Call with the state lock held.
 
@@ -177,6 +190,8 @@ class DirtyUsers:
         self._flights: dict[str, Flight] = {}
         self._beginning: dict[tuple[str, Reads | None], LateUsers] = {}
         """By account and what is read: who is late for refreshes that began since the last change."""
+        self._marked: dict[frozenset[str], _Marked] = {}
+        """By scopes: many share what a write marks. Until a scope or a flight changes."""
         self.marks = 0
         """How many times a user was marked in a scope: what new data cost beside what it changes."""
 
@@ -193,6 +208,7 @@ class DirtyUsers:
         that may change an answer of the scope; None: any.
         """
         self._scopes[scope] = DirtyScope(account, None) if whole else self._nobody(account)
+        self._marked.clear()
         self._read(account, scope, reads)
 
     def _nobody(self, account: str) -> DirtyScope:
@@ -206,6 +222,7 @@ class DirtyUsers:
         """Stops tracking the scope."""
         found = self._scopes.pop(scope, None)
         if found is not None:
+            self._marked.clear()
             del self._reads[scope]
             self.readers_of(found.account).drop(scope)
 
@@ -218,9 +235,9 @@ class DirtyUsers:
             self.track(account, scope, whole=True, reads=reads)
         elif known is not reads:
             self._read(account, scope, None if known is None or reads is None else known | reads)
-        flight = self._flights[scope] = Flight(
-            self._late(account, self._reads[scope]), self._scopes[scope].times, revision
-        )
+        late, times = self._late(account, self._reads[scope]), self._scopes[scope].times
+        flight = self._flights[scope] = Flight(late, times, revision, self._marked.clear)
+        self._marked.clear()
         return flight
 
     def _late(self, account: str, reads: Reads | None) -> LateUsers:
@@ -244,6 +261,7 @@ class DirtyUsers:
     def finish(self, scope: str, reads: Reads | None) -> None:
         """The refreshed memberships are stored: only users that became dirty meanwhile are dirty."""
         late = self._flights.pop(scope).late
+        self._marked.clear()
         # Later refreshes share no late users with those that have ended.
         self._beginning.clear()
         if late.is_shared and reads != late.reads:
@@ -258,6 +276,7 @@ class DirtyUsers:
         """
         if flight is None or self._flights.get(scope) is flight:
             self._flights.pop(scope, None)
+            self._marked.clear()
 
     def mark(self, read: Iterable[ReadBy], times: DataTimes = ANY_TIME) -> None:
         """Marks users as dirty in the scopes that read their new data, which have these times."""
@@ -266,25 +285,28 @@ class DirtyUsers:
 
     def mark_all(self, account: str, users: Mapping[int, BitMap]) -> None:
         """Marks users of the account (by group) as dirty in every scope."""
-        self._mark(
-            [name for name, scope in self._scopes.items() if scope.account == account], users, ANY_TIME
-        )
+        names = frozenset(name for name, scope in self._scopes.items() if scope.account == account)
+        self._mark(names, users, ANY_TIME)
 
-    def _mark(self, names: Iterable[str], users: Mapping[int, BitMap], times: DataTimes) -> None:
+    def _mark(self, names: frozenset[str], users: Mapping[int, BitMap], times: DataTimes) -> None:
         self._beginning.clear()
-        count = sum(map(len, users.values()))
-        marked: set[DirtyScope | LateUsers] = set()
+        marked = self._marked.get(names)
+        if marked is None:
+            marked = self._marked[names] = self._marked_by(names)
+        self.marks += marked.scopes * sum(map(len, users.values()))
+        for each in marked.sets:
+            each.add(users, times)
+
+    def _marked_by(self, names: frozenset[str]) -> _Marked:
+        sets: dict[DirtyScope | LateUsers, None] = {}
+        scopes = 0
         for name in names:
-            scope = self._scopes[name]
-            if scope.groups is not None:
-                self.marks += count
-            if scope not in marked:
-                marked.add(scope)
-                scope.add(users, times)
-            flight = self._flights.get(name)
-            if flight is not None and flight.late not in marked:
-                marked.add(flight.late)
-                flight.late.add(users, times)
+            scope, flight = self._scopes[name], self._flights.get(name)
+            scopes += scope.groups is not None
+            sets[scope] = None
+            if flight is not None:
+                sets[flight.late] = None
+        return _Marked(tuple(sets), scopes)
 
     def remove(self, account: str, gone: Mapping[int, BitMap]) -> None:
         """Removes users of the account (by group) that no longer exist."""
@@ -299,6 +321,7 @@ class DirtyUsers:
             elif flight.late not in added:
                 added.add(flight.late)
                 flight.late.add(gone)
+        self._marked.clear()
         left: dict[DirtyScope, DirtyScope] = {}
         for name, scope in self._scopes.items():
             if scope.account == account:

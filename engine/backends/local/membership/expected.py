@@ -7,7 +7,7 @@ of the nearest one, and at none when it is empty. Users with new data are looked
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyroaring import BitMap
@@ -16,7 +16,7 @@ from engine.values import Micros
 
 
 @dataclass(slots=True)
-class _Horizon:
+class Horizon:
     """The users, by group, whom time may move after `since` and up to `until`."""
 
     since: Micros
@@ -25,7 +25,7 @@ class _Horizon:
     count: int = 0
     """Number of the users."""
 
-    def counted(self) -> _Horizon:
+    def counted(self) -> Horizon:
         """Counts the users, which have changed."""
         self.count = sum(map(len, self.groups))
         return self
@@ -38,21 +38,27 @@ class Expected:
     """The horizons of every scope, the farthest first. Call with the state lock held."""
 
     def __init__(self) -> None:
-        self._scopes: dict[str, list[_Horizon]] = {}
+        self._scopes: dict[str, list[Horizon]] = {}
 
     def put(self, scope: str, level: int, since: Micros, until: Micros, groups: Sequence[BitMap]) -> None:
         """The scope has this horizon as its number `level`, and none that is nearer."""
         horizons = self._scopes.setdefault(scope, [])
-        horizons[level:] = [_Horizon(since, until, list(groups)).counted()]
+        horizons[level:] = [Horizon(since, until, list(groups)).counted()]
 
-    def among(self, scope: str, first: Micros, last: Micros) -> list[BitMap] | None:
-        """The users, by group, of the nearest horizon that has everyone whom time moves between the instants.
-        None: no horizon does.
+    def covering(self, scope: str, first: Micros, last: Micros) -> Horizon | None:
+        """The nearest horizon that has everyone whom time moves between the instants. None: no horizon
+        does.
         """
         for horizon in reversed(self._scopes.get(scope, ())):
             if horizon.covers(first, last):
-                return horizon.groups
+                return horizon
         return None
+
+    def at_level(self, level: int) -> Iterator[tuple[str, Sequence[BitMap]]]:
+        """The scopes with users in their horizon of a level, and these by group."""
+        for scope, horizons in self._scopes.items():
+            if level < len(horizons) and horizons[level].count:
+                yield scope, horizons[level].groups
 
     def levels(self, scope: str) -> int:
         """How many horizons the scope has."""
@@ -66,7 +72,7 @@ class Expected:
     def renew(self, scope: str, level: int, users: Mapping[int, tuple[BitMap, BitMap]]) -> None:
         """Users were looked at (by group), and these of them are expected to move."""
         horizons = self._scopes.get(scope, [])
-        if level < len(horizons):
+        if users and level < len(horizons):
             groups = horizons[level].groups
             for group, (looked_at, found) in users.items():
                 groups[group] = (groups[group] - looked_at) | found

@@ -75,6 +75,30 @@ class GroupChanges(NamedTuple):
     exited: BitMap
 
 
+class Changes:
+    """What changes in a membership. Memberships that change alike in a round share it, and its encoded form.
+    It never changes.
+    """
+
+    __slots__ = ("encoded", "entered", "exited", "groups")
+
+    def __init__(self, groups: Iterable[GroupChanges]) -> None:
+        """By group, in order; those in which nothing changes are left out."""
+        self.groups = tuple([each for each in groups if each.entered or each.exited])
+        self.entered = sum([len(each.entered) for each in self.groups])
+        """How many users enter."""
+        self.exited = sum([len(each.exited) for each in self.groups])
+        """How many users exit."""
+        self.encoded: tuple[Micros, bytes] | None = None
+        """The record of the change log as of an instant, once there is one."""
+
+    def __bool__(self) -> bool:
+        return bool(self.groups)
+
+
+NO_CHANGES = Changes(())
+
+
 @functools.lru_cache(MEMBERS_KEYS_KEPT)
 def _members_key(number: int, group: int) -> bytes:
     return key(Family.MEMBERS, number, group)

@@ -31,7 +31,13 @@ from engine.backends.local.membership.published import (
     Serves,
     StoredMembers,
 )
-from engine.backends.local.membership.states import GroupChanges, States, StoredState, new_calculation
+from engine.backends.local.membership.states import (
+    Changes,
+    GroupChanges,
+    States,
+    StoredState,
+    new_calculation,
+)
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.page_cache import PageCache
 from engine.backends.local.storage.positions import read_instant, write_instant
@@ -48,7 +54,7 @@ class Update:
     """The new content of one membership."""
 
     state: StoredState
-    changes: Sequence[GroupChanges]
+    changes: Changes
     as_of: Micros
     definition: str = ""
     """The digest of the definition that the changes lead to; "": that of the last refresh."""
@@ -87,11 +93,23 @@ class Round:
         self.ids: dict[bytes, ErasedUser | None] = {}
         self.scopes: dict[str, tuple[str, Reads | None]] = {}
         """By scope: its account, and what its plans read."""
-
-    @property
-    def number_max(self) -> int:
+        self.number_max = 0
         """The largest number of a membership in the round."""
-        return max((each.state.number for each in self.written.values()), default=0)
+        self._entries: dict[int, tuple[Mapping[int, BitMap], Changes]] = {}
+        """By the identity of users that enter: these, and the changes."""
+
+    def entries(self, users: Mapping[int, BitMap]) -> Changes:
+        """The changes of a membership that these users enter, by group in order: made once for one object,
+        which nobody changes. Many memberships gain the same users.
+        """
+        found = self._entries.get(id(users))
+        if found is None:
+            changes = Changes(GroupChanges(group, some, _NOBODY) for group, some in users.items())
+            found = self._entries[id(users)] = users, changes
+        return found[1]
+
+
+_NOBODY = BitMap()
 
 
 def _nothing() -> None:
@@ -424,8 +442,7 @@ class Memberships:
         user dirty by then was evaluated. A membership without changes needs no write.
         """
         for audience, update in updates.items():
-            is_changed = any(change.entered or change.exited for change in update.changes)
-            if is_changed or self._states.find(audience) is None:
+            if update.changes or self._states.find(audience) is None:
                 written = self._write(round_.changes, audience, update, revision)
                 ended = {written.state.number: written.state.first_sequence - 1}
                 round_.ids.update(self._erased_ids.drop(round_.changes, ended))
@@ -433,6 +450,7 @@ class Memberships:
                 state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
                 written = _Written(state, None, {}, update.definition)
             round_.written[audience] = written
+            round_.number_max = max(round_.number_max, written.state.number)
         round_.scopes[scope] = account, reads
 
     def write_round(self, round_: Round) -> None:
@@ -508,17 +526,15 @@ class Memberships:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
         # Before something is added to the change log: after a start it is read from there.
         ahead = self._states.ahead(update.state)
-        changes = [change for change in update.changes if change.entered or change.exited]
         members = {}
         known = self.published(state.account).stored.get(audience)
         stored = None if known is None or known.scope != state.scope else known.members
-        for change in changes:
-            before = self._states.members(state, change.group) if stored is None else stored[change.group]
-            after = before | change.entered
-            if change.exited:
-                after -= change.exited
-            members[change.group] = after
-        record = self._log.append(txn, state, changes, update.as_of)
+        for group, entered, exited in update.changes.groups:
+            after = (self._states.members(state, group) if stored is None else stored[group]) | entered
+            if exited:
+                after -= exited
+            members[group] = after
+        record = self._log.append(txn, state, update.changes, update.as_of)
         is_new = self._states.find(audience) is None
         state.behind += state.last_sequence - update.state.last_sequence
         if is_new or state.behind > BEHIND_MAX or (self._turn + state.number) % MEMBERS_STORED_TURNS == 0:
@@ -597,8 +613,8 @@ class Memberships:
     def exit_all(self, audience: str, as_of: Micros, revision: int) -> Write:
         """Empties a membership, recording every exit."""
         state, buffer = self.get(audience), WriteBuffer()
-        changes = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
-        written = self._write(buffer, audience, Update(state, changes, as_of), revision)
+        exits = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
+        written = self._write(buffer, audience, Update(state, Changes(exits), as_of), revision)
         ids = self._erased_ids.drop(buffer, {state.number: written.state.first_sequence - 1})
 
         def finish() -> None:
@@ -743,11 +759,10 @@ class Memberships:
         self._waiting[0] = exits = exits.closed()
         changes, outcome, naming = WriteBuffer(), {}, []
         for audience, state in self._of(exits).items():
-            gone = [
-                GroupChanges(group, BitMap(), exited)
+            gone = Changes(
+                GroupChanges(group, BitMap(), self._states.members(state, group) & users)
                 for group, users in sorted(exits.gone.items())
-                if (exited := self._states.members(state, group) & users)
-            ]
+            )
             last = state.last_sequence
             if gone:
                 latest = max(each.erased_at for each in self._waiting)

@@ -111,9 +111,14 @@ class Evaluation:
         self._bases[group] = None if base is None else base | users
         self._sets[group] = [(old - users) | new for old, new in zip(before, sets, strict=True)]
 
-    def groups(self) -> list[tuple[int, BitMap | None, list[BitMap]]]:
-        """Each group with the users evaluated (None = all) and the users of every root among them."""
-        return [(group, self._bases[group], self._sets[group]) for group in sorted(self._sets)]
+    def users(self) -> dict[int, BitMap | None]:
+        """The users evaluated, by group in order; None = all of a group."""
+        return {group: self._bases[group] for group in sorted(self._sets)}
+
+    def answers(self) -> list[dict[int, BitMap]]:
+        """For each root the users evaluated that are in it, by group in order."""
+        in_order = sorted(self._sets.items())
+        return [{group: sets[root] for group, sets in in_order} for root in range(len(self._plan.roots))]
 
 
 class BriefEvaluation:
@@ -217,13 +222,12 @@ class BriefEvaluation:
             for root in range(len(self._plan.roots))
         ]
 
-    def groups(self) -> list[tuple[int, BitMap, list[BitMap]]]:
-        """Each group with the users evaluated and the users of every root among them."""
-        split = [self._pool.by_group(users) for users in self._sets]
-        return [
-            (group, users, [found.get(group, _NOBODY) for found in split])
-            for group, users in sorted(self._users.items())
-        ]
+    def users(self) -> Mapping[int, BitMap]:
+        """The users evaluated, by group in order."""
+        return dict(sorted(self._users.items()))
 
-
-_NOBODY = BitMap()
+    def answers(self) -> list[Mapping[int, BitMap]]:
+        """For each root the users evaluated that are in it, by group in order: for the same users the same
+        object.
+        """
+        return [self._pool.by_group(users) for users in self._sets]

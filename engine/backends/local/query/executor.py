@@ -172,8 +172,8 @@ class Executor:
                 if not changed.are_all:
                     return sets
 
-    def roots_of_all(self, plan: BoundPlan, read: Read) -> list[BitMap] | None:
-        """The ordinals of the users of every root, each user answered from one state. None: there are more
+    def roots_of_all(self, plan: BoundPlan, read: Read) -> tuple[Ordinals, list[BitMap]] | None:
+        """The users of every root by ordinal, each user answered from one state. None: there are more
         ordinals than a set holds.
         """
         account = plan.account
@@ -187,7 +187,7 @@ class Executor:
                 sets = self._all_answered_again(plan, ordinals, sets, changed, read)
                 # Users that came meanwhile may have no ordinal.
                 if not changed.are_all and ordinals.hold(account.directory.counts):
-                    return sets
+                    return ordinals, sets
 
     def _answered_again(
         self,
@@ -231,7 +231,7 @@ class Executor:
         chosen = _chosen(partitions)
         whole = self.roots_of_all(plan, read) if chosen is None and plan.account.groups > 1 else None
         if whole is not None:
-            return Counts(tuple(map(len, whole)), revision, 1.0)
+            return Counts(tuple(map(len, whole[1])), revision, 1.0)
         sizes = [0] * len(plan.roots)
         blocks: list[Block] = []
         for group, base in _bases(plan.account, chosen):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from weakref import WeakKeyDictionary
 
 from pyroaring import BitMap
@@ -11,6 +13,7 @@ from engine.backends.local.account.account import Account
 from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.query.bound_plan import BoundPlan
 from engine.backends.local.query.evaluation import BriefEvaluation, Evaluation
+from engine.backends.local.query.runs import SharedRun
 from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool
 from engine.backends.local.roles.memberships import Asked, Begun, StoredMemberships, Watched
 from engine.backends.local.roles.plans import Plans
@@ -20,6 +23,9 @@ from engine.backends.local.storage.turns import Read
 from engine.clock import Stamp
 from engine.plan.model import Plan
 from engine.values import Micros
+
+ASKED_LEVEL = 1
+"""The horizon among whose users the nearest one is renewed."""
 
 _NOBODY = BitMap()
 
@@ -77,7 +83,15 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
     def _first_root(
         self, plan: Plan, account: Account, users: Mapping[int, BitMap] | None, read: Read
     ) -> dict[int, BitMap]:
+        if users is not None and 0 < sum(map(len, users.values())) <= SHARED_USERS_MAX:
+            few = self._first_root_of_few(plan, account, users, read)
+            if few is not None:
+                return few
         bound = self._executor.bind_once(plan, account, read)
+        whole = self._executor.roots_of_all(bound, read) if users is None else None
+        if whole is not None:
+            ordinals, roots = whole
+            return dict(ordinals.by_group(roots[0]))
         found = {}
         for group in range(account.groups):
             if users is None:
@@ -85,6 +99,31 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
             elif group in users:
                 found[group] = self._among(bound, group, users[group], read)
         return found
+
+    def _first_root_of_few(
+        self, plan: Plan, account: Account, users: Mapping[int, BitMap], read: Read
+    ) -> dict[int, BitMap] | None:
+        """Which of a few users are in the first root, by group; None: users have no ordinals. Who changes
+        meanwhile becomes dirty, and is looked at again. Within a round scopes share what they ask.
+        """
+        round_ = self._rounds.get(threading.get_ident())
+        with ExitStack() as held:
+            pool = (
+                Pool(account, plan.as_of, held) if round_ is None else self._pool(round_, account, plan.as_of)
+            )
+            if not pool.is_possible:
+                return None
+            shared = pool.now(users, self._expected_soon(account.name))
+            bound = self._executor.bind_once(plan, account, read)
+            run = SharedRun(bound, shared, shared.ordinals_of(users), read)
+            return dict(pool.by_group(run.users(bound.roots[0])))
+
+    def _expected_soon(self, account: str) -> Iterator[Mapping[int, BitMap]]:
+        """Of each scope of an account the users by group of whom is asked most often whom time may move."""
+        memberships = self._state.memberships
+        for scope, groups in memberships.expected.at_level(ASKED_LEVEL):
+            if memberships.scope_account(scope) == account:
+                yield {group: some for group, some in enumerate(groups) if some}
 
     def _bound(self, asked: Asked[Account], account: Account, read: Read) -> BoundPlan:
         plan = asked.refresh.plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pyroaring import BitMap
@@ -42,6 +42,13 @@ class Evaluation(Protocol):
         """Evaluates the users that changed since, unless they can wait. Keeps the lock."""
         ...
 
-    def groups(self) -> Sequence[tuple[int, BitMap | None, Sequence[BitMap]]]:
-        """Each group with the users evaluated (None = all) and the users of every root among them."""
+    def users(self) -> Mapping[int, BitMap | None]:
+        """The users evaluated, by group in order; None = all of a group."""
+        ...
+
+    def answers(self) -> Sequence[Mapping[int, BitMap]]:
+        """For each root the users evaluated that are in it, by group in order; groups without may be left
+        out. Roots with the same users, also of other evaluations of a round, may share an answer. Do not
+        modify it.
+        """
         ...

@@ -13,15 +13,15 @@ from pyroaring import BitMap
 
 from engine.backends.base import ChangePage, MemberPage, Members, Membership, OptedIn, ScopeRefresh
 from engine.backends.local.account.people import People
-from engine.backends.local.account.readers import NO_DATA, DataTimes
+from engine.backends.local.account.readers import ANY_TIME, NO_DATA, DataTimes
 from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.membership.dirty_users import Flight, LateUsers
+from engine.backends.local.membership.expected import Horizon
 from engine.backends.local.membership.published import PublishedAccount
-from engine.backends.local.membership.states import GroupChanges, StoredState
+from engine.backends.local.membership.states import NO_CHANGES, Changes, GroupChanges, StoredState
 from engine.backends.local.membership.store import Round, Update
 from engine.backends.local.query.executor import member_page
 from engine.backends.local.query.member_order import after_group
-from engine.backends.local.query.shared_answers import SHARED_USERS_MAX
 from engine.backends.local.roles.evaluating import Evaluation
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.settings import LocalSettings
@@ -30,10 +30,14 @@ from engine.backends.local.storage.turns import Read
 from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.errors import MilepostError
-from engine.plan.model import Plan, TimeRange
+from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import Micros
 
+EXPECTED_EVALUATED_MAX = 4_096
+"""Users of the nearest horizon up to which all of them are evaluated in a round. Of more, those whom time has
+moved are searched first: that takes a plan for each scope, which only pays for many.
+"""
 BEGUN_AT_ONCE = 64
 """Scopes that begin to collect who becomes dirty before others go first."""
 
@@ -60,17 +64,14 @@ class Asked(Generic[P]):
 
     def may_expect(self, times: DataTimes) -> bool:
         """Whether by new data of these times someone may be expected to move."""
-        return times != NO_DATA and self._ahead_times is not None and times.may_meet(self._ahead_times)
-
-    @functools.cached_property
-    def _ahead_times(self) -> Sequence[TimeRange] | None:
-        return None if self.refresh.ahead is None else self.refresh.ahead.times()
+        ahead = self.refresh.ahead
+        return ahead is not None and times != NO_DATA and ahead.may_move(None if times == ANY_TIME else times)
 
     @property
     def dirty(self) -> Mapping[int, BitMap]:
-        """The users who were dirty when it began, by group, if they are few."""
+        """The users who were dirty when it began, by group; none if everyone is to be evaluated."""
         dirty = None if self.begun is None else self.begun.dirty
-        return {} if dirty is None or _count(dirty) > SHARED_USERS_MAX else dirty
+        return {} if dirty is None else dirty
 
 
 class Begun(Generic[P]):
@@ -122,6 +123,8 @@ class StoredMemberships(OpenStore[P]):
         super().__init__(store, settings, clock)
         self._prepared: dict[str, tuple[Flight, Begun[P]]] = {}
         """Refreshes that have begun, by scope. With the state lock."""
+        self._rounds: dict[int, Watched] = {}
+        """By thread the round that it runs (`beginning`)."""
         self._refreshing: set[str] = set()
         self._refreshed = threading.Condition()
 
@@ -233,9 +236,12 @@ class StoredMemberships(OpenStore[P]):
                 with self._locked():
                     for scope in all_scopes[start : start + BEGUN_AT_ONCE]:
                         self._begin_again(scope, watched)
+            thread = threading.get_ident()
+            self._rounds[thread] = watched
             try:
                 yield
             finally:
+                del self._rounds[thread]
                 with self._state.locked():
                     for scope, (flight, _) in self._prepared.items():
                         self._state.memberships.abandon(scope, flight)
@@ -287,8 +293,17 @@ class StoredMemberships(OpenStore[P]):
         if found is not None and asked.flight is not None:
             if asked.begun is None or asked.begun.account is not found:
                 asked.begun = self._begun(asked, found, watched.since_now(found))
-            others = (each.dirty for each in all_asked if each.account == asked.account)
+            others = self._asked_about(each for each in all_asked if each.account == asked.account)
             asked.evaluation = self._evaluated(asked, asked.flight, asked.begun, watched, others, read)
+
+    def _asked_about(self, all_asked: Iterable[Asked[P]]) -> Iterator[Mapping[int, BitMap]]:
+        """The users by group whom refreshes are going to evaluate."""
+        for asked in all_asked:
+            if asked.dirty:
+                yield asked.dirty
+            expected = self._expected(asked)
+            if expected:
+                yield expected
 
     def _evaluated(
         self,
@@ -300,7 +315,7 @@ class StoredMemberships(OpenStore[P]):
         read: Read,
     ) -> Evaluation:
         """Evaluates who has to be, while others write unless the lock is kept, and fills `asked.ahead`.
-        `others` are the dirty users of the scopes that began with this one; None: it begins now.
+        `others` are the users of the scopes that began with this one; None: it begins now.
         """
         raise NotImplementedError
 
@@ -311,30 +326,42 @@ class StoredMemberships(OpenStore[P]):
         raise NotImplementedError
 
     def _with_moved(self, asked: Asked[P], begun: Begun[P], read: Read) -> tuple[Mapping[int, BitMap], bool]:
-        """The users to evaluate by group, and whether some of them may be expected to move: those who were
-        dirty, and those whom time has moved.
+        """The users to evaluate by group, and whether what time is expected to do with them is to be renewed:
+        those who were dirty, and those whom time has or may have moved. Of the latter it is known: their data
+        are as they were.
         """
         assert begun.dirty is not None
         assert asked.flight is not None
-        gone = self._moved(asked, begun.account, read)
-        if not gone:
-            return begun.dirty, asked.may_expect(asked.flight.times)
-        users = dict(begun.dirty)
-        for group, some in gone.items():
-            users[group] = users[group] | some if group in users else some
-        return users, True
+        expected = self._expected(asked)
+        gone = self._moved(asked, begun.account, read) if expected is None else {}
+        users = begun.dirty
+        for some in (expected, gone):
+            users = _united(users, some) if some else users
+        return users, bool(gone) or asked.may_expect(asked.flight.times)
+
+    def _horizon_of(self, asked: Asked[P]) -> Horizon | None:
+        """Among whose users are those whom time has moved; None: it is not known."""
+        first, last = sorted((asked.refresh.moved_since, asked.refresh.plan.as_of))
+        return self._state.memberships.expected.covering(asked.scope, first, last)
+
+    def _expected(self, asked: Asked[P]) -> dict[int, BitMap] | None:
+        """The users by group whom time may have moved, if they are few. None: those whom it has moved are to
+        be searched.
+        """
+        if asked.refresh.moved_by_time is None:
+            return {}
+        horizon = self._horizon_of(asked)
+        if horizon is None or horizon.count > EXPECTED_EVALUATED_MAX:
+            return None
+        return _some(horizon.groups) if horizon.count else {}
 
     def _moved(self, asked: Asked[P], account: P, read: Read) -> dict[int, BitMap]:
         """The users by group whom time has moved: among those of whom that was expected, or among all."""
-        refresh, expected = asked.refresh, self._state.memberships.expected
-        first, last = sorted((refresh.moved_since, refresh.plan.as_of))
-        among = expected.among(asked.scope, first, last)
-        if refresh.moved_by_time is None or (among is not None and not any(among)):
-            return {}
-        plan = refresh.moved_by_time()
+        horizon = self._horizon_of(asked)
+        plan = None if asked.refresh.moved_by_time is None else asked.refresh.moved_by_time()
         if plan is None:
             return {}
-        moved = self._first_root(plan, account, None if among is None else _some(among), read)
+        moved = self._first_root(plan, account, None if horizon is None else _some(horizon.groups), read)
         return {group: users for group, users in moved.items() if users}
 
     def look_ahead(
@@ -349,8 +376,8 @@ class StoredMemberships(OpenStore[P]):
             return
         with suppress(AccountForgotten), self._read(None, account) as (found, read):
             if found is not None:
-                wider = expected.among(scope, since, until) if level else None
-                some = None if wider is None else _some(wider)
+                wider = expected.covering(scope, since, until) if level else None
+                some = None if wider is None else _some(wider.groups)
                 for group, users in self._first_root(plan, found, some, read).items():
                     groups[group] = users
             expected.put(scope, level, since, until, groups)
@@ -426,7 +453,7 @@ class StoredMemberships(OpenStore[P]):
             if len(asked.ahead) < expected.levels(asked.scope):
                 # What is expected of the refreshed users is not known.
                 expected.drop(asked.scope)
-            if asked.may_expect(asked.flight.late_times):
+            if asked.flight.taken and asked.may_expect(asked.flight.late_times):
                 expected.join(asked.scope, asked.flight.taken)
 
     def _add(self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched) -> None:
@@ -461,13 +488,13 @@ class StoredMemberships(OpenStore[P]):
         elif evaluation is None or not self._holds(evaluation, asked, found):
             evaluation = self._evaluated_anew(asked, flight, found, read, watched)
         states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
-        changes: list[list[GroupChanges]] = [[] for _ in refresh.audiences]
+        changes = [NO_CHANGES] * len(refresh.audiences)
         revision = self._state.position
         if evaluation is not None:
             if evaluation.is_of_its_beginning:
                 revision = flight.revision
             evaluation.settle(read)
-            changes = self._changes(states, evaluation)
+            changes = self._changes(states, evaluation, round_)
         flight.settle()
         definitions = refresh.definitions or [""] * len(states)
         updates = {
@@ -478,23 +505,15 @@ class StoredMemberships(OpenStore[P]):
         }
         memberships.add(round_, asked.account, asked.scope, updates, revision, refresh.reads)
 
-    def _changes(self, states: Mapping[str, StoredState], evaluation: Evaluation) -> list[list[GroupChanges]]:
-        """Entries and exits of each membership by group, among the users evaluated (None = all)."""
-        groups = evaluation.groups()
-        changes: list[list[GroupChanges]] = []
-        for at, each in enumerate(states.items()):
-            members_in = self._state.memberships.members_of(*each)
-            found: list[GroupChanges] = []
-            for group, base, sets in groups:
-                before, after = members_in(group), sets[at]
-                if base is not None:
-                    before = before & base if before.intersect(base) else _NOBODY
-                if not before:
-                    if after:
-                        found.append(GroupChanges(group, after, _NOBODY))
-                elif before != after:
-                    found.append(GroupChanges(group, after - before, before - after))
-            changes.append(found)
+    def _changes(
+        self, states: Mapping[str, StoredState], evaluation: Evaluation, round_: Round
+    ) -> list[Changes]:
+        """Entries and exits of each membership, among the users evaluated."""
+        users = evaluation.users()
+        changes = []
+        for each, after in zip(states.items(), evaluation.answers(), strict=True):
+            before = _members_among(users, self._state.memberships.members_of(*each))
+            changes.append(_changed(users, before, after) if before else round_.entries(after))
         return changes
 
     def pending(self, scope: str) -> int:
@@ -617,10 +636,39 @@ class StoredMemberships(OpenStore[P]):
             self._state.memberships.drop_scope(scope)
 
 
+def _members_among(
+    users: Mapping[int, BitMap | None], members_in: Callable[[int], BitMap]
+) -> dict[int, BitMap]:
+    """The members among some users, by group (None = all of a group). Groups without are left out."""
+    found = {}
+    for group, base in users.items():
+        members = members_in(group)
+        if base is None:
+            if members:
+                found[group] = members
+        elif members.intersect(base):
+            found[group] = members & base
+    return found
+
+
+def _changed(groups: Iterable[int], before: Mapping[int, BitMap], after: Mapping[int, BitMap]) -> Changes:
+    """Who enters and who exits, by group in order."""
+    found = []
+    for group in groups:
+        old, new = before.get(group, _NOBODY), after.get(group, _NOBODY)
+        if old != new:
+            found.append(GroupChanges(group, new - old, old - new))
+    return Changes(found) if found else NO_CHANGES
+
+
 def _some(users: Sequence[BitMap]) -> dict[int, BitMap]:
     """The groups with users."""
     return {group: some for group, some in enumerate(users) if some}
 
 
-def _count(users: Mapping[int, BitMap]) -> int:
-    return sum(map(len, users.values()))
+def _united(users: Mapping[int, BitMap], others: Mapping[int, BitMap]) -> dict[int, BitMap]:
+    """The users of both, by group."""
+    united = dict(users)
+    for group, some in others.items():
+        united[group] = united[group] | some if group in united else some
+    return united
