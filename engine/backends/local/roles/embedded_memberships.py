@@ -24,6 +24,10 @@ from engine.clock import Stamp
 from engine.plan.model import Plan
 from engine.values import Micros
 
+AHEAD_USERS_MAX = 1 << 16
+"""Users among whom those whom time may move are found for all groups at once, and in a round only once for
+scopes with the same users.
+"""
 ASKED_LEVEL = 1
 """The horizon among whose users the nearest one is renewed."""
 
@@ -83,7 +87,7 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
     def _first_root(
         self, plan: Plan, account: Account, users: Mapping[int, BitMap] | None, read: Read
     ) -> dict[int, BitMap]:
-        if users is not None and 0 < sum(map(len, users.values())) <= SHARED_USERS_MAX:
+        if users is not None and 0 < sum(map(len, users.values())) <= AHEAD_USERS_MAX:
             few = self._first_root_of_few(plan, account, users, read)
             if few is not None:
                 return few
