@@ -199,6 +199,12 @@ class Reading:
             if need.is_met(record):
                 self.add(scopes, ref)
 
+    def event_of(self, input_name: str, name: str, type_: EventType, ref: UserRef) -> None:
+        """An event has arrived whose attributes are not known."""
+        for need, scopes in self._readers.needs(input_name, name):
+            if need.type is None or need.type == type_:
+                self.add(scopes, ref)
+
     def update(self, record: UserRecord, ref: UserRef) -> None:
         """A user update has arrived."""
         fields = self._readers.fields

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,7 @@ from engine.backends.local.storage.compression import compressed, decompressed
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.positions import read_reach, write_trimmed
+from engine.criteria.model import EventType
 from engine.errors import DataLoss, LimitExceeded
 from engine.event_columns import EventColumns
 from engine.measures import Durations
@@ -104,6 +105,62 @@ class RefusedEntry(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     settled: Micros | None = None
 
 
+class MapEntry(msgspec.Struct, frozen=True, array_like=True, tag="map"):
+    """A table of others has the events of an input from now on. `columns`: its type by column. Only gateways
+    of clusters log this entry and the two that follow.
+    """
+
+    account: str
+    arrival: Micros
+    input: str
+    table: str
+    columns: dict[str, str]
+    settle_s: float
+    settled: Micros | None = None
+
+
+class UnmapEntry(msgspec.Struct, frozen=True, array_like=True, tag="unmap"):
+    """The events of a table of others count no more."""
+
+    account: str
+    arrival: Micros
+    input: str
+    settled: Micros | None = None
+
+
+class FollowedUser(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What rows of a table of others say of one id. `kinds` are places in `FollowEntry.kinds`."""
+
+    user_id: str
+    first: Micros
+    last: Micros
+    kinds: tuple[int, ...]
+
+
+class FollowEntry(msgspec.Struct, frozen=True, array_like=True, tag="follow"):
+    """Rows of a table of others count from now on: those up to a mark, and of this mark up to a partition.
+    The rows stay where they are. `source` is the revision at which the table was mapped.
+    """
+
+    account: str
+    arrival: Micros
+    source: int
+    mark: int
+    partition: int
+    rows: int
+    """All rows up to there, those that are wrong among them."""
+    events: int
+    """Those that are not wrong."""
+    kinds: tuple[tuple[str, EventType], ...]
+    """Names and types of the new events."""
+    users: tuple[FollowedUser, ...]
+    spans: tuple[int, ...]
+    """The spans of time that have the new events (`zones.SPAN_MICROS`)."""
+    gives: Literal["more", "users", "anew"]
+    """More rows; or, of rows that are counted again, users alone, and with the last entry what counts."""
+    settled: Micros | None = None
+
+
 BatchEntry: TypeAlias = AppendEntry | ImportEntry | UserImportEntry
 """A logged write. A batch may carry a request id."""
 
@@ -123,8 +180,18 @@ class SharedEntry(msgspec.Struct, frozen=True, array_like=True, tag="shared"):
         return self.batches[0].account
 
 
+MappingEntry: TypeAlias = MapEntry | UnmapEntry | FollowEntry
+"""A change of what tables of others give."""
+
 LogEntry: TypeAlias = (
-    BatchEntry | SharedEntry | EraseEntry | AliasEntry | ExpireEntry | ForgetEntry | RefusedEntry
+    BatchEntry
+    | SharedEntry
+    | EraseEntry
+    | AliasEntry
+    | ExpireEntry
+    | ForgetEntry
+    | RefusedEntry
+    | MappingEntry
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -356,6 +356,22 @@ class Directory:
 
     # --- aliases and erasure ---
 
+    def all_aliases(self) -> dict[str, str]:
+        """Every alias, and the user that it means."""
+        if not self._has_aliases:
+            return {}
+        prefix = key(Family.ALIAS_OF, self._account)
+        found: dict[str, Alias | None] = {
+            stored[len(prefix) :].decode(): ALIASES.decode(value)
+            for stored, value in self._page_cache.reading().scan(prefix)
+        }
+        found |= {user_id: self._aliased[user_id] for user_id in self._aliased}
+        return {user_id: alias.user_id for user_id, alias in found.items() if alias is not None}
+
+    def aliases(self, user_id: str) -> tuple[str, ...]:
+        """The aliases of a canonical id, those of aliases too."""
+        return tuple(self._aliases(user_id)) if self._has_aliases else ()
+
     def _aliases(self, user_id: str) -> list[str]:
         return self._page_cache.get(self._aliases_key(user_id), ID_LIST).value
 

@@ -17,6 +17,7 @@ from engine.backends.base import Appended
 from engine.backends.local.storage.dedupe import DuplicatesUnknown
 from engine.backends.local.storage.write_ahead_log import (
     AppendEntry,
+    FollowEntry,
     ImportEntry,
     LogEntry,
     RefusedEntry,
@@ -294,5 +295,7 @@ def _weight(entry: LogEntry) -> int:
             return 1 + len(entry.columns) // IMPORTED_USERS_PER_RECORD
         case SharedEntry():
             return sum(map(_weight, entry.batches))
+        case FollowEntry():
+            return 1 + len(entry.users)
         case _:
             return 1

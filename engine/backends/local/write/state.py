@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -41,11 +41,15 @@ from engine.backends.local.storage.write_ahead_log import (
     BatchEntry,
     EraseEntry,
     ExpireEntry,
+    FollowEntry,
     ForgetEntry,
     ImportEntry,
     LogEntry,
+    MapEntry,
+    MappingEntry,
     RefusedEntry,
     SharedEntry,
+    UnmapEntry,
     UserImportEntry,
 )
 from engine.backends.local.users.directory import Directory, by_group
@@ -273,6 +277,8 @@ class State(Generic[P]):
                 case RefusedEntry():
                     self._reach(position, entry)
                     return (Appended(position, 0, 0),)
+                case MapEntry() | UnmapEntry() | FollowEntry():
+                    return (self._take_mapping(position, entry),)
         except FailedPrecondition:
             self._reach(position, entry)
             raise
@@ -288,6 +294,10 @@ class State(Generic[P]):
 
     def _take_shared(self, position: int, entry: SharedEntry) -> tuple[Appended, ...]:
         """Applies what is new of several batches. Only the writer of a gateway logs such entries."""
+        raise NotImplementedError
+
+    def _take_mapping(self, position: int, entry: MappingEntry) -> Appended:
+        """Applies what tables of others give. Only gateways log such entries."""
         raise NotImplementedError
 
     def _first_answer(self, entry: BatchEntry) -> Appended | None:
@@ -312,13 +322,16 @@ class State(Generic[P]):
         with self.locked():
             account = self._account(entry.account)
         users: dict[str, UserRef] = {}
+        unknown: dict[str, None] = {}
         for start in range(0, len(entry.user_ids), FOUND_AT_ONCE):
             with self.locked():
                 named = account.named(entry.user_ids[start : start + FOUND_AT_ONCE])
                 users |= {user_id: ref for user_id, ref in named.items() if ref is not None}
-                for user_id, ref in named.items():
-                    if ref is None:
-                        account.directory.unlink_aliases(user_id)
+                unknown |= dict.fromkeys(user_id for user_id, ref in named.items() if ref is None)
+        self._erasing(position, account, [*users, *unknown])
+        with self.locked():
+            for user_id in unknown:
+                account.directory.unlink_aliases(user_id)
         with self.locked():
             self.memberships.find_named(account.name, self._lock.yield_lock)
         # Users of a group share pages.
@@ -334,6 +347,11 @@ class State(Generic[P]):
             account.remove_events_of(by_group(users.values()), self._lock.yield_lock)
             self._reach(position, entry)
         return Appended(position, len(users), 0)
+
+    def _erasing(self, position: int, account: P, user_ids: Sequence[str]) -> None:
+        """These users are about to be erased, and ids without data to lose their aliases. Called without the
+        lock, before anything has changed.
+        """
 
     def _retired(self, position: int, account: P, users: Collection[str]) -> None:
         """These users were erased, under the lock; they are still to exit their memberships."""
@@ -389,8 +407,12 @@ class State(Generic[P]):
                 self._forgotten_keys.add(account.forget(entry.name))
                 if entry.name == account.name:
                     self._forget_account(account)
+            self._forgot(entry)
             self._reach(position, entry)
         return Appended(position, 0, 0)
+
+    def _forgot(self, entry: ForgetEntry) -> None:
+        """What was left of a name was forgotten, under the lock."""
 
     def _forget_account(self, account: P) -> None:
         del self._accounts[account.name]
