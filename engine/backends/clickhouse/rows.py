@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.clickhouse.mapped import MappedTable
 from engine.backends.clickhouse.tables import (
     CONSENT,
     EVENTS,
     FACTS,
     IDENTITY,
+    IDS,
     SEEN,
     UNSET,
     VALUE_COLUMNS,
@@ -61,6 +63,41 @@ def batch_of(
     for seq, record in enumerate(records, first_seq):
         made.add(record, seq, owner(record.user_id))
     return made.batch()
+
+
+class Meaning(NamedTuple):
+    """What an id means in tables of others from a revision on."""
+
+    user_id: str
+    owner: str
+    """The user; "" for the id itself."""
+    others: tuple[str, ...]
+    """Users whose id it was, or becomes: their shards have to know."""
+    is_cut: bool = False
+    """Whether its rows up to now do not count any more."""
+
+
+def id_rows(account: str, mapped: Iterable[MappedTable], meanings: Sequence[Meaning], revision: int) -> Batch:
+    """The rows of `ids`: one for each shard that has the id or a user it means, by partition."""
+    rows: dict[int, list[Row]] = {}
+    for each in mapped:
+        for user_id, owner, others, is_cut in meanings:
+            since = each.reach.since(user_id) if is_cut else 0
+            for p in sorted({partition_of(user) for user in (user_id, *others)}):
+                row = (account, each.source, p, user_id, owner, since, revision)
+                rows.setdefault(p, []).append(row)
+    return Batch(revision=revision, rows={IDS: rows})
+
+
+def seen_rows(
+    account: str, input_name: str, seen: Iterable[tuple[str, Micros, Micros]], revision: int
+) -> Batch:
+    """The rows of `seen` for users, each with its first and last time."""
+    rows: dict[int, list[Row]] = {}
+    for user, first, last in seen:
+        p = partition_of(user)
+        rows.setdefault(p, []).append((account, p, user, input_name, first, last, revision))
+    return Batch(revision=revision, rows={SEEN: rows})
 
 
 class _Rows:

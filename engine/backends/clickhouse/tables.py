@@ -7,6 +7,8 @@ wins when it is read, and rows that do not count any more stay until they are sw
 `profiles` has what the rows of `facts` and `seen` come to, one row a user, up to the revision of a *base*
 (`bases.py`). A statement decides users without later rows from it, without grouping. `bases` has the bases
 that are complete on a server.
+
+`ids` says what ids in tables of others mean (`mapped.py`): whose they are, and from which row on they count.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from engine.backends.clickhouse.query.literals import text
 from engine.values import Kind
 
 EVENTS, FACTS, SEEN = "events", "facts", "seen"
+IDS = "ids"
 PROFILES, BASES = "profiles", "bases"
 
 VALUE_COLUMNS: Mapping[Kind, str] = {
@@ -40,8 +43,12 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         *("kind", "number", "string", "whole", "list"),
     ),
     SEEN: ("account", "p", "user", "input", "first", "last", "rev"),
+    IDS: ("account", "source", "p", "user", "owner", "since", "rev"),
 }
 """The columns of each table, in the order in which rows are inserted."""
+
+OF_USERS = (EVENTS, FACTS, SEEN)
+"""The tables whose rows are data of a user, and go when it is erased."""
 
 IDENTITY, CONSENT = "#identity", "#consent"
 """Places of facts that belong to no workspace; names of workspaces begin otherwise."""
@@ -143,6 +150,16 @@ _PROFILES = """
     for slot in range(HOT_MAX)
 )
 _BASES = "name String"
+_IDS = """
+    account LowCardinality(String),
+    source UInt64,
+    p UInt16,
+    user String CODEC(ZSTD(1)),
+    owner String CODEC(ZSTD(1)),
+    since UInt64 CODEC(ZSTD(1)),
+    rev UInt64 CODEC(Delta, ZSTD(1)),
+    INDEX by_rev rev TYPE minmax GRANULARITY 1
+"""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,5 +217,6 @@ MIGRATIONS: tuple[tuple[Table, ...], ...] = (
         Table(PROFILES, _PROFILES, "account, p, user", partition="base"),
         Table(BASES, _BASES, "name", partition="name"),
     ),
+    (Table(IDS, _IDS, "account, source, p, user"),),
 )
 """What leads from each version of the tables to the next. Only ever added to."""

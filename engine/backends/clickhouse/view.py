@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from engine.backends.clickhouse.mapped import MappedTable
 from engine.values import Micros
 
 
@@ -38,3 +39,5 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """
     base: Base | None = None
     """Users without later rows are decided from it; without one, all from the rows."""
+    mapped: tuple[MappedTable, ...] = ()
+    """Tables of others that have events too."""

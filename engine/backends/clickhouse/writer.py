@@ -20,7 +20,7 @@ from engine.backends.clickhouse.cluster import LOOK_S, Cluster, Replica, Shard
 from engine.backends.clickhouse.query.compiler import counted, is_cut, is_removed, of_account
 from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, one_of_integers, text
 from engine.backends.clickhouse.rows import Batch, Row
-from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, PROFILES, SEEN
+from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, OF_USERS, PROFILES, SEEN
 from engine.backends.clickhouse.view import View
 from engine.errors import MilepostError, StoreUnavailable
 from engine.values import partition_of
@@ -46,6 +46,8 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     view: View
     """What counts before. The view of the revision cuts the source."""
+    ids: Batch | None = None
+    """Rows of `ids` that go with it."""
 
 
 Entry: TypeAlias = Batch | Move
@@ -183,6 +185,8 @@ class Writer:
 
     def _moved(self, move: Move) -> Iterator[tuple[str, Batch]]:
         """The rows of a move, read from its source."""
+        if move.ids is not None:
+            yield "", move.ids
         p = partition_of(move.target)
         replaced = {"p": str(p), "user": text(move.target), "rev": str(move.revision)}
         own = f"p = {partition_of(move.source)} AND user = {text(move.source)}"
@@ -196,6 +200,8 @@ class Writer:
 
     def _copied(self, move: Move) -> Iterator[tuple[str, Batch]]:
         """The same rows, read from another replica of the target's shard."""
+        if move.ids is not None:
+            yield "", move.ids
         own = f"p = {partition_of(move.target)} AND user = {text(move.target)} AND rev = {move.revision}"
         for table in _MOVED_KEYS:
             where = all_of([of_account(move.view), own])
@@ -281,7 +287,7 @@ def _literal(value: object) -> str:
 def _dead(view: View, partitions: range) -> Iterator[tuple[str, str]]:
     """Conditions on the rows of some partitions that a view excludes for good, by table."""
     cuts = {user: cut for user, cut in view.cuts.items() if partition_of(user) in partitions}
-    for table in COLUMNS if cuts else ():
+    for table in OF_USERS if cuts else ():
         own = sorted({partition_of(user) for user in cuts})
         among = [one_of_integers("p", own), one_of("user", cuts)]
         yield table, all_of([of_account(view), *among, is_cut(cuts)])

@@ -18,7 +18,7 @@ KEYS_AT_ONCE = 1_000
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
-    """An entry as stored: rows, or the account, source and target of a move."""
+    """An entry as stored: rows, or the account, source and target of a move, and the rows that go with it."""
 
     batch: Batch | None = None
     moved: tuple[str, str, str] | None = None
@@ -45,7 +45,7 @@ class KeptEntries:
         if isinstance(entry, Batch):
             kept = _Kept(batch=entry)
         else:
-            kept = _Kept(moved=(entry.view.account, entry.source, entry.target))
+            kept = _Kept(batch=entry.ids, moved=(entry.view.account, entry.source, entry.target))
         with self._index.writing() as txn:
             txn.put(entry_key(entry.revision), compressed(_encode(kept)))
             txn.put(BEHIND, _encode(behind))
@@ -70,11 +70,12 @@ class KeptEntries:
             kept = None if stored is None else _decoder.decode(decompressed(stored))
         if kept is None:
             return
-        if kept.batch is not None:
-            yield kept.batch
-        elif kept.moved is not None:
+        if kept.moved is not None:
             account, source, target = kept.moved
-            yield Move(revision=revision, source=source, target=target, view=View(account=account))
+            view = View(account=account)
+            yield Move(revision=revision, source=source, target=target, view=view, ids=kept.batch)
+        elif kept.batch is not None:
+            yield kept.batch
 
     def settle(self, behind: Mapping[str, int]) -> None:
         """Some replicas have caught up: drops the entries that none of the others lacks."""

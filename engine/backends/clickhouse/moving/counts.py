@@ -18,7 +18,7 @@ from engine.backends.base.moving import PartitionDifference
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.moving.source import Page, Source
 from engine.backends.clickhouse.server import Server
-from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, SEEN, VALUE_COLUMNS
+from engine.backends.clickhouse.tables import COLUMNS, EVENTS, FACTS, IDS, SEEN, VALUE_COLUMNS
 from engine.values import PARTITION_COUNT
 
 _MASK = (1 << 64) - 1
@@ -150,11 +150,11 @@ def _fact(row: Sequence[Any]) -> int:
     return _hash((*pieces, len(listed), *listed))
 
 
-def _seen(row: Sequence[Any]) -> int:
+def _but_revision(row: Sequence[Any]) -> int:
     return _hash(row[:-1])
 
 
-_HASHES = {EVENTS: _event, FACTS: _fact, SEEN: _seen}
+_HASHES = {EVENTS: _event, FACTS: _fact, SEEN: _but_revision, IDS: _but_revision}
 
 _LISTED = "arrayStringConcat(arrayPushFront({0}, toString(length({0}))), char(0))"
 _IN_SQL = {
@@ -179,5 +179,6 @@ def _statement_of_events() -> str:
 _STATEMENTS = {
     EVENTS: _statement_of_events(),
     FACTS: _hashed((*_FACT_PIECES, "reinterpretAsUInt64(number)", _LISTED.format("list"))),
-    SEEN: _hashed(("account", "p", "user", "input", "first", "last")),
+    SEEN: _hashed(COLUMNS[SEEN][:-1]),
+    IDS: _hashed(COLUMNS[IDS][:-1]),
 }

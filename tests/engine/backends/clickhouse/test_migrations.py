@@ -65,7 +65,7 @@ def test_an_interrupted_migration_goes_on_where_it_was(
 
 def test_tables_of_a_newer_build_are_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "MIGRATIONS", ())
-    with pytest.raises(FailedPrecondition, match="have version 2; this build knows 0: use the build"):
+    with pytest.raises(FailedPrecondition, match="have version 3; this build knows 0: use the build"):
         migrate(server)
 
 
