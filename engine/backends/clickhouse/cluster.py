@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from engine.backends.clickhouse.mapped import MappedTable, Reach
 from engine.backends.clickhouse.query.folding import FOLDED_CHARACTERS, Folding
+from engine.backends.clickhouse.query.mapped import of_shard, within
 from engine.backends.clickhouse.server import Server
 from engine.deadline import check_deadline
 from engine.errors import MilepostError, StoreUnavailable
@@ -41,6 +43,25 @@ class Replica:
         self.is_behind = False
         """True while it lacks rows that the others have: it must not be read."""
         self._failed_at = float("-inf")
+        self._complete: dict[int, tuple[Reach, int]] = {}
+        """By table of others, up to where it had all rows, and how many."""
+
+    def check_rows(self, mapped: MappedTable, deadline: float | None = None, *, again: bool = False) -> None:
+        """Makes sure, once for each reach or again, that it has the rows of a table of others, before a
+        statement reads them: a statement looks at its rows before it looks how many there are, and more may
+        come in between. Raises StoreUnavailable when it has not.
+        """
+        reached = mapped.reach, mapped.rows
+        if self._complete.get(mapped.source) == reached and not again:
+            return
+        statement = f"SELECT count() FROM {mapped.table} WHERE {within(mapped, mapped.reach)}"
+        ((count,),) = self.server.query(statement, deadline=deadline, reads_others=True)
+        if count != mapped.rows:
+            raise StoreUnavailable(
+                f"the server {self.server.address.name} has {count} rows of {mapped.table} where"
+                f" {mapped.rows} were followed"
+            )
+        self._complete[mapped.source] = reached
 
     @property
     def is_resting(self) -> bool:
@@ -59,6 +80,11 @@ class Shard:
         self.number = number
         self.partitions = partitions
         self.replicas = tuple(replicas)
+
+    @property
+    def condition(self) -> str:
+        """That p is one of its partitions."""
+        return f"(p >= {self.partitions.start} AND p < {self.partitions.stop})"
 
     @property
     def name(self) -> str:
@@ -144,9 +170,10 @@ class Cluster:
         partitions: Iterable[int] | None = None,
         *,
         deadline: float | None = None,
+        mapped: Sequence[MappedTable] = (),
     ) -> list[Rows]:
         """The rows of a statement from each shard with some of the partitions (None = from all shards), in
-        the order of shards.
+        the order of shards. `mapped` are the tables of others that it reads.
 
         Raises StoreUnavailable when a shard cannot be read, DeadlineExceeded when the deadline passes or the
         caller gives up, LimitExceeded when it takes more than a server allows. Then the statement ends on all
@@ -154,7 +181,7 @@ class Cluster:
         """
         wanted = None if partitions is None else set(partitions)
         running = [
-            _Running(shard, statement, deadline, self._pool, self._calls)
+            _Running(shard, of_shard(statement, shard.condition), mapped, deadline, self._pool, self._calls)
             for shard in self.shards
             if wanted is None or not wanted.isdisjoint(shard.partitions)
         ]
@@ -176,11 +203,13 @@ class _Running:
         self,
         shard: Shard,
         statement: str,
+        mapped: Sequence[MappedTable],
         deadline: float | None,
         pool: ThreadPoolExecutor,
         calls: ThreadPoolExecutor,
     ) -> None:
         self._shard, self._statement, self._deadline = shard, statement, deadline
+        self._mapped = mapped
         self._pool, self._calls = pool, calls
         self._name = secrets.token_hex(16)
         self._reasons: list[str] = []
@@ -221,7 +250,17 @@ class _Running:
         server = replica.server
         if has_failed and not server.is_alive():
             raise StoreUnavailable(f"the server {server.address.name} does not answer")
-        return server.query(self._statement, deadline=self._deadline, name=self._name)
+        for each in self._mapped:
+            replica.check_rows(each, self._deadline)
+        try:
+            return server.query(
+                self._statement, deadline=self._deadline, name=self._name, reads_others=bool(self._mapped)
+            )
+        except StoreUnavailable:
+            # Perhaps it has not their rows any more. Then the check says so.
+            for each in self._mapped:
+                replica.check_rows(each, self._deadline, again=True)
+            raise
 
     def _give_up(self, reason: str) -> None:
         self._replica.rest()

@@ -23,9 +23,10 @@ from engine.backends.base import (
 )
 from engine.backends.clickhouse.cluster import Cluster, Rows
 from engine.backends.clickhouse.fact_uses import FactUses
-from engine.backends.clickhouse.query.compiler import Leaf, compile_plan, counted
+from engine.backends.clickhouse.query.compiler import ANYONE, Leaf, Scope, compile_plan, counted
 from engine.backends.clickhouse.query.events import DECIMAL_BELOW, DECIMAL_LEAST, selected
-from engine.backends.clickhouse.query.literals import TRUE, all_of, any_of, one_of, one_of_integers, text
+from engine.backends.clickhouse.query.literals import all_of, any_of, one_of, one_of_integers, text
+from engine.backends.clickhouse.query.mapped import from_events
 from engine.backends.clickhouse.query.value_tests import (
     NEAR_MARGIN_METERS,
     Edge,
@@ -143,11 +144,11 @@ class _Question:
     def _sizes(self) -> tuple[int, ...]:
         """Counted by the servers."""
         roots = [f"countIf(s{root} AND NOT undecided)" for root in self._plan.roots]
-        by_user = self._compiled.by_user(self._plan.roots, self._scope(TRUE))
+        by_user = self._compiled.by_user(self._plan.roots, self._scope())
         statement = f"SELECT {', '.join([*roots, 'countIf(undecided)'])} FROM ({by_user})"
         sizes = [0] * len(roots)
         undecided = 0
-        for ((*found, left),) in self._read(statement):
+        for ((*found, left),) in self._read(statement, self._partitions):
             sizes = [size + more for size, more in zip(sizes, found, strict=True)]
             undecided += left
         return self._with_undecided(sizes, undecided)
@@ -157,14 +158,14 @@ class _Question:
         takes a server longer than all else. None when there are too many patterns.
         """
         bits = self._compiled.bits
-        by_user = self._compiled.bits_by_user(self._scope(TRUE))
+        by_user = self._compiled.bits_by_user(self._scope())
         statement = (
             f"SELECT [{bits}], undecided, count() FROM ({by_user}) GROUP BY {bits}, undecided"
             f" LIMIT {PATTERNS_MAX + 1}"
         )
         sizes = [0] * len(self._plan.roots)
         undecided = 0
-        for rows in self._read(statement):
+        for rows in self._read(statement, self._partitions):
             if len(rows) > PATTERNS_MAX:
                 return None
             for words, is_undecided, users in rows:
@@ -185,10 +186,10 @@ class _Question:
         """Sizes of the roots by partition."""
         roots = [f"countIf(s{root} AND NOT undecided)" for root in self._plan.roots]
         columns = ", ".join(["p", *roots, "countIf(undecided)"])
-        by_user = self._compiled.by_user(self._plan.roots, self._scope(TRUE))
+        by_user = self._compiled.by_user(self._plan.roots, self._scope())
         found: dict[int, list[int]] = {}
         undecided = 0
-        for rows in self._read(f"SELECT {columns} FROM ({by_user}) GROUP BY p"):
+        for rows in self._read(f"SELECT {columns} FROM ({by_user}) GROUP BY p", self._partitions):
             for p, *sizes, left in rows:
                 found[p] = sizes
                 undecided += left
@@ -224,13 +225,13 @@ class _Question:
 
     def flags(self) -> Iterator[tuple[str, tuple[bool, ...]]]:
         """The users in some root, and their flags."""
-        by_user = self._compiled.by_user(self._plan.roots, self._scope(TRUE))
+        by_user = self._compiled.by_user(self._plan.roots, self._scope())
         some = any_of([*(f"s{root}" for root in self._plan.roots), "undecided"])
         statement = f"SELECT user, [{self._compiled.bits}], undecided FROM ({by_user}) WHERE {some}"
         return self._flags_by(statement, self._partitions)
 
     def _flags(self, users: Sequence[str]) -> Iterator[tuple[str, tuple[bool, ...]]]:
-        by_user = self._compiled.bits_by_user(self._scope(_among(users)))
+        by_user = self._compiled.bits_by_user(self._scope(Scope(_among(users), users)))
         statement = f"SELECT user, [{self._compiled.bits}], undecided FROM ({by_user})"
         return self._flags_by(statement, sorted({partition_of(user) for user in users}))
 
@@ -238,7 +239,7 @@ class _Question:
         self, statement: str, partitions: Sequence[int] | None
     ) -> Iterator[tuple[str, tuple[bool, ...]]]:
         """The flags of the users that a statement has, with their bits."""
-        for rows in self._cluster.read(statement, partitions, deadline=self._deadline):
+        for rows in self._read(statement, partitions):
             for user, words, undecided in rows:
                 if not undecided:
                     yield user, self._flags_of_pattern(self._compiled.bits_of(words))
@@ -247,17 +248,17 @@ class _Question:
 
     def _page(self, condition: str, after: str, limit: int) -> list[tuple[str, list[int], bool, bool]]:
         """(user, bits, undecided, in the first root) of users under a condition, in order, after a user."""
-        scope = TRUE
+        scope = ANYONE
         if after:
             # The second condition is the first one again in a form that the primary key can serve.
             p = partition_of(after)
-            scope = f"(p, user) > ({p}, {text(after)}) AND p >= {p}"
+            scope = Scope(f"(p, user) > ({p}, {text(after)}) AND p >= {p}")
         by_user = self._compiled.by_user(self._plan.roots[:1], self._scope(scope))
         statement = (
             f"SELECT p, user, [{self._compiled.bits}], undecided, s{self._plan.roots[0]}"
             f" FROM ({by_user}) WHERE {condition} ORDER BY p, user LIMIT {limit}"
         )
-        pages = self._read(statement)
+        pages = self._read(statement, self._partitions)
         merged = heapq.merge(*pages, key=lambda row: (row[0], row[1].encode()))
         rows = [row for _, row in zip(range(limit), merged, strict=False)]
         return [(user, words, bool(undecided), bool(flag)) for _, user, words, undecided, flag in rows]
@@ -304,13 +305,13 @@ class _Question:
         """The exact sum and the count of numbers of users."""
         chosen = selected(step.selection, ValueTests(self._folding, self._passing), EVENTS)
         key = text(step.of)
-        where = all_of([counted(self._view, EVENTS), _among(users), chosen, f"mapContains(numbers, {key})"])
+        where = all_of([_among(users), chosen, f"mapContains(numbers, {key})"])
+        rows_of = from_events(self._read_view, counted(self._view, EVENTS), where, users)
         statement = (
-            f"SELECT user, numbers[{key}] AS x, count() FROM {EVENTS} WHERE {where} GROUP BY user, x"
-            f" LIMIT {NUMBERS_MAX + 1}"
+            f"SELECT user, numbers[{key}] AS x, count() {rows_of} GROUP BY user, x LIMIT {NUMBERS_MAX + 1}"
         )
         sums: dict[str, tuple[Fraction, int]] = {}
-        for rows in self._cluster.read(statement, map(partition_of, users), deadline=self._deadline):
+        for rows in self._read(statement, map(partition_of, users)):
             if len(rows) > NUMBERS_MAX:
                 raise LimitExceeded(
                     f"{UNDECIDED_AT_ONCE} users have more than {NUMBERS_MAX} numbers of {step.of!r}, some of"
@@ -354,10 +355,14 @@ class _Question:
         """Reads the strings that SQL cannot decide, and decides them."""
         passing: dict[bytes, set[str]] = {}
         for edge in edges:
-            where = all_of([counted(self._view, edge.table), self._scope(TRUE), edge.condition])
-            rows = f"SELECT arrayJoin({edge.strings}) AS x FROM {edge.table} WHERE {where}"
+            where = all_of([self._scope().condition, edge.condition])
+            own = counted(self._view, edge.table)
+            rows_of = f"FROM {edge.table} WHERE {all_of([own, where])}"
+            if edge.table == EVENTS:
+                rows_of = from_events(self._read_view, own, where)
+            rows = f"SELECT arrayJoin({edge.strings}) AS x {rows_of}"
             statement = f"SELECT DISTINCT x FROM ({rows}) WHERE {edge.is_close} LIMIT {EDGE_STRINGS_MAX + 1}"
-            strings = {row[0] for rows in self._read(statement) for row in rows}
+            strings = {row[0] for rows in self._read(statement, self._partitions) for row in rows}
             if len(strings) > EDGE_STRINGS_MAX:
                 raise LimitExceeded(
                     f"more than {EDGE_STRINGS_MAX} different places lie within {NEAR_MARGIN_METERS} m of the"
@@ -367,14 +372,21 @@ class _Question:
             passing.setdefault(edge_key(edge.test), set()).update(filter(passes, strings))
         return {key: sorted(strings) for key, strings in passing.items()}
 
-    def _scope(self, scope: str) -> str:
-        """A condition on p and user, within the partitions of the question."""
+    def _scope(self, scope: Scope = ANYONE) -> Scope:
+        """A scope, within the partitions of the question."""
         if self._partitions is None:
             return scope
-        return all_of([scope, one_of_integers("p", self._partitions)])
+        within = all_of([scope.condition, one_of_integers("p", self._partitions)])
+        return Scope(within, scope.users)
 
-    def _read(self, statement: str) -> list[Rows]:
-        return self._cluster.read(statement, self._partitions, deadline=self._deadline)
+    @property
+    def _read_view(self) -> View:
+        """The view, with those tables of others alone that the plan reads."""
+        return msgspec.structs.replace(self._view, mapped=self._compiled.mapped)
+
+    def _read(self, statement: str, partitions: Iterable[int] | None) -> list[Rows]:
+        mapped = self._compiled.mapped
+        return self._cluster.read(statement, partitions, deadline=self._deadline, mapped=mapped)
 
 
 def _among(users: Sequence[str]) -> str:

@@ -118,9 +118,16 @@ class Server:
             return False
 
     def query(
-        self, statement: str, *, deadline: float | None = None, name: str = ""
+        self,
+        statement: str,
+        *,
+        deadline: float | None = None,
+        name: str = "",
+        reads_others: bool = False,
     ) -> Sequence[Sequence[Any]]:
-        """The rows of a statement. `name` is one to kill it by."""
+        """The rows of a statement. `name` is one to kill it by. `reads_others`: it reads a table of others,
+        so whatever else the server refuses is taken for a fault of that table, and it is unavailable.
+        """
         seconds = STATEMENT_S_MAX if deadline is None else min(deadline - time.monotonic(), STATEMENT_S_MAX)
         if seconds <= 0:
             raise DeadlineExceeded("the deadline passed before the answer was ready")
@@ -130,7 +137,10 @@ class Server:
         try:
             return self._connected().query(statement, settings=settings).result_rows
         except (ClickHouseError, OSError) as error:
-            raise self._meaning(error) from error
+            meaning = self._meaning(error)
+            if meaning is error and reads_others and isinstance(error, Error):
+                meaning = self._refuses(error.code)
+            raise meaning from error
 
     def kill(self, name: str) -> None:
         """Ends a statement that was given a name; none is fine."""
@@ -197,8 +207,7 @@ class Server:
             return LimitExceeded(f"the answer takes more than {RESULT_BYTES_MAX >> 20} MiB on a server")
         if code is None:
             return StoreUnavailable(f"the server {self.address.name} does not answer")
-        if code in _PASSING:
-            return StoreUnavailable(
-                f"the server {self.address.name} refuses statements with its error {code}"
-            )
-        return error
+        return self._refuses(code) if code in _PASSING else error
+
+    def _refuses(self, code: int | None) -> StoreUnavailable:
+        return StoreUnavailable(f"the server {self.address.name} refuses statements with its error {code}")

@@ -22,6 +22,7 @@ from engine.backends.clickhouse.gateway.profiles import value_of
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.events import ARRIVAL_ORDER
 from engine.backends.clickhouse.query.literals import TRUE, all_of, text
+from engine.backends.clickhouse.query.mapped import from_events, of_inputs
 from engine.backends.clickhouse.tables import EVENTS, FACTS, UNSET, VALUE_COLUMNS
 from engine.backends.clickhouse.view import View
 from engine.criteria.model import EventType
@@ -55,13 +56,15 @@ class ClusterCatalog(ClusterLookups):
                 return ()
             place = "(toString(name), toString(input), type)"
             later = TRUE if after is None else f"{place} > ({text(after[0])}, {text(after[1])}, {after[2]})"
-            where = all_of([_events(view, input), _begins("name", prefix), later])
+            view = of_inputs(view, (input,)) if input else view
+            events_of = _events(view, input, all_of([_begins("name", prefix), later]))
             statement = (
-                f"SELECT {place} AS place, count(), uniqExact(user), min(time), max(time) FROM {EVENTS}"
-                f" WHERE {where} GROUP BY place ORDER BY place LIMIT {limit}"
+                f"SELECT {place} AS place, count(), uniqExact(user), min(time), max(time) {events_of}"
+                f" GROUP BY place ORDER BY place LIMIT {limit}"
             )
             found: dict[EventPlace, list[int]] = {}
-            for (name, through, type_), events, users, first, last in self._rows_of(statement, deadline):
+            rows = self._rows_of(statement, deadline, view)
+            for (name, through, type_), events, users, first, last in rows:
                 at = found.setdefault((name, through, type_), [0, 0, first, last])
                 at[:] = [at[0] + events, at[1] + users, min(at[2], first), max(at[3], last)]
         return tuple(
@@ -133,9 +136,10 @@ class ClusterCatalog(ClusterLookups):
                 f"arrayMap(k -> (toString(k), toUInt8({int(kind)})), mapKeys({column}))"
                 for kind, column in VALUE_COLUMNS.items()
             )
+            view = of_inputs(view, (input,)) if input else view
             carried = (
-                f"SELECT time, arrayJoin(arrayConcat({keys})) AS carried FROM {EVENTS}"
-                f" WHERE {_events(view, input)} AND name = {text(event_name)}"
+                f"SELECT time, arrayJoin(arrayConcat({keys})) AS carried"
+                f" {_events(view, input, f'name = {text(event_name)}')}"
             )
             later = TRUE if after is None else f"carried.1 > {text(after)}"
             where = all_of([_begins("carried.1", prefix), later])
@@ -145,7 +149,7 @@ class ClusterCatalog(ClusterLookups):
             )
             rows = _joined(
                 ((key,), 0, kinds, first, last)
-                for key, kinds, first, last in self._rows_of(statement, deadline)
+                for key, kinds, first, last in self._rows_of(statement, deadline, view)
             )
         return tuple(
             AttributeFacts(key=key, event_name=event_name, kinds=kinds, first_time=first, last_time=last)
@@ -204,20 +208,26 @@ class ClusterCatalog(ClusterLookups):
                 f"if(mapContains(times, {name}), [{_cell(Kind.TIME, whole=f'times[{name}]')}], [])",
                 f"arrayMap(x -> {_cell(Kind.STRING, string='x')}, arrayDistinct(lists[{name}]))",
             ]
+            view = of_inputs(view, (input,)) if input else view
             values = (
-                f"SELECT arrayJoin(arrayConcat({', '.join(cells)})) AS v FROM {EVENTS}"
-                f" WHERE {_events(view, input)} AND name = {text(event_name)}"
+                f"SELECT arrayJoin(arrayConcat({', '.join(cells)})) AS v"
+                f" {_events(view, input, f'name = {text(event_name)}')}"
             )
-            counts = self._counted(values, prefix, deadline)
+            counts = self._counted(values, prefix, deadline, view)
         return _page((ValueCount(value, events=count) for value, count in counts), after, limit)
 
-    def _counted(self, values: str, prefix: str, deadline: float | None) -> list[tuple[Value, int]]:
-        """How often each value occurs in the rows of a statement, whose column `v` has its cell."""
+    def _counted(
+        self, values: str, prefix: str, deadline: float | None, view: View | None = None
+    ) -> list[tuple[Value, int]]:
+        """How often each value occurs in the rows of a statement, whose column `v` has its cell. `view`: the
+        one whose events it reads.
+        """
         wanted = all_of([f"v.1 = {int(Kind.STRING)}", _begins("v.3", prefix)]) if prefix else TRUE
         statement = f"SELECT v, count() FROM ({values}) WHERE {wanted} GROUP BY v LIMIT {VALUES_MAX + 1}"
         found: dict[_Row, int] = {}
         check_deadline(deadline)
-        for rows in self._cluster.read(statement, deadline=deadline):
+        mapped = () if view is None else view.mapped
+        for rows in self._cluster.read(statement, deadline=deadline, mapped=mapped):
             if len(rows) > VALUES_MAX:
                 raise LimitExceeded(f"the attribute has more than {VALUES_MAX} values on a shard")
             for cell, count in rows:
@@ -229,10 +239,11 @@ class ClusterCatalog(ClusterLookups):
             counts.append((value, count))
         return counts
 
-    def _rows_of(self, statement: str, deadline: float | None) -> Iterator[_Row]:
-        """The rows of all shards."""
+    def _rows_of(self, statement: str, deadline: float | None, view: View | None = None) -> Iterator[_Row]:
+        """The rows of all shards. `view`: the one whose events the statement reads."""
         check_deadline(deadline)
-        for rows in self._cluster.read(statement, deadline=deadline):
+        mapped = () if view is None else view.mapped
+        for rows in self._cluster.read(statement, deadline=deadline, mapped=mapped):
             yield from map(tuple, rows)
 
 
@@ -241,9 +252,10 @@ def _cell(kind: Kind, *, number: str = "0", string: str = "''", whole: str = "0"
     return f"(toUInt8({int(kind)}), toFloat64({number}) + toFloat64(0), toString({string}), toInt64({whole}))"
 
 
-def _events(view: View, input: str) -> str:
-    """The condition on events through an input, or ("") any."""
-    return all_of([counted(view, EVENTS), f"input = {text(input)}" if input else TRUE])
+def _events(view: View, input: str, where: str) -> str:
+    """`FROM` and `WHERE` for the events through an input, or ("") any, under a condition."""
+    through = f"input = {text(input)}" if input else TRUE
+    return from_events(view, counted(view, EVENTS), all_of([through, where]))
 
 
 def _begins(expression: str, prefix: str) -> str:

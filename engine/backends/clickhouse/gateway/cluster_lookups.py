@@ -18,9 +18,11 @@ from engine.backends.base import (
 from engine.backends.base.lookups import TEXTS_LOOKED_AT_MAX
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.open_cluster import OpenCluster
+from engine.backends.clickhouse.mapped import MappedTable
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.events import ARRIVAL_ORDER
 from engine.backends.clickhouse.query.literals import TRUE, all_of, one_of, text
+from engine.backends.clickhouse.query.mapped import from_events, of_inputs
 from engine.backends.clickhouse.tables import (
     CONSENT,
     EVENTS,
@@ -46,16 +48,20 @@ class ClusterLookups(OpenCluster):
             return tuple(self._found(people, view, lookup) for lookup in lookups)
 
     def _found(self, people: ClusterPeople, view: View, lookup: Lookup) -> Found:
+        mapped: Sequence[MappedTable] = ()
         match lookup:
             case UserLookup():
                 return Found(self._have_both(people, lookup))
-            case EventLookup(key=""):
-                return Found(self._is_any(f"SELECT 1 FROM {EVENTS} WHERE {_events(view, lookup)} LIMIT 1"))
             case EventLookup():
+                view = of_inputs(view, lookup.inputs)
+                mapped = view.mapped
+                if not lookup.key:
+                    any_event = self._cluster.read(f"SELECT 1 {_events(view, lookup)} LIMIT 1", mapped=mapped)
+                    return Found(any(len(rows) > 0 for rows in any_event))
                 kinds = _kinds_of_events(view, lookup)
             case _:
                 kinds = f"SELECT DISTINCT kind FROM ({_latest(view, lookup)})"
-        found = frozenset(Kind(kind) for rows in self._cluster.read(kinds) for (kind,) in rows)
+        found = frozenset(Kind(kind) for rows in self._cluster.read(kinds, mapped=mapped) for (kind,) in rows)
         return Found(bool(found), found)
 
     def _have_both(self, people: ClusterPeople, lookup: UserLookup) -> bool:
@@ -69,40 +75,38 @@ class ClusterLookups(OpenCluster):
                 seen.has_any(others, group, seen.users(inputs, group)) for group in range(people.groups)
             )
 
-    def _is_any(self, statement: str) -> bool:
-        return any(len(rows) > 0 for rows in self._cluster.read(statement))
-
     def find_text(self, account: str, lookup: TextLookup, fits: Callable[[str], bool]) -> FoundText:
         """Whether a string fits, among the first ones in order."""
         with self._viewed(account) as (people, view):
             if people is None:
                 return FoundText(fits=False, is_complete=True)
+            mapped: Sequence[MappedTable] = ()
             if isinstance(lookup, EventLookup):
                 key = text(lookup.key)
                 alone = f"if(mapContains(strings, {key}), [toString(strings[{key}])], [])"
-                texts = (
-                    f"SELECT arrayJoin(arrayConcat({alone}, lists[{key}])) AS x FROM {EVENTS}"
-                    f" WHERE {_events(view, lookup)}"
-                )
+                view = of_inputs(view, lookup.inputs)
+                mapped = view.mapped
+                texts = f"SELECT arrayJoin(arrayConcat({alone}, lists[{key}])) AS x {_events(view, lookup)}"
             else:
                 alone = f"if(kind = {int(Kind.STRING)}, [string], [])"
                 texts = f"SELECT arrayJoin(arrayConcat({alone}, list)) AS x FROM ({_latest(view, lookup)})"
             limit = TEXTS_LOOKED_AT_MAX + 1
             statement = f"SELECT DISTINCT x FROM ({texts}) ORDER BY x LIMIT {limit}"
-            found = sorted({x for rows in self._cluster.read(statement) for (x,) in rows})
+            found = sorted({x for rows in self._cluster.read(statement, mapped=mapped) for (x,) in rows})
         some = found[:TEXTS_LOOKED_AT_MAX]
         return FoundText(any(map(fits, some)), is_complete=len(found) <= TEXTS_LOOKED_AT_MAX)
 
 
 def _events(view: View, lookup: EventLookup) -> str:
-    return all_of(
+    """`FROM` and `WHERE` for the events that are looked for."""
+    where = all_of(
         [
-            counted(view, EVENTS),
             one_of("input", lookup.inputs),
             f"name = {text(lookup.name)}" if lookup.name else TRUE,
             TRUE if lookup.type is None else f"type = {int(lookup.type)}",
         ]
     )
+    return from_events(view, counted(view, EVENTS), where)
 
 
 def _kinds_of_events(view: View, lookup: EventLookup) -> str:
@@ -111,7 +115,7 @@ def _kinds_of_events(view: View, lookup: EventLookup) -> str:
         f"if(mapContains({column}, {key}), [toUInt8({int(kind)})], [])"
         for kind, column in VALUE_COLUMNS.items()
     )
-    return f"SELECT DISTINCT arrayJoin(arrayConcat({kinds})) FROM {EVENTS} WHERE {_events(view, lookup)}"
+    return f"SELECT DISTINCT arrayJoin(arrayConcat({kinds})) {_events(view, lookup)}"
 
 
 def _latest(view: View, lookup: AttributeLookup | IdentityLookup | ConsentLookup) -> str:

@@ -7,15 +7,20 @@ that many others build on are computed below these, in a query of their own.
 
 With a base (`View.base`), only the later rows of `facts` and `seen` are grouped, and joined with the users'
 rows in `profiles`. Rows that are in the base are not read, however many they are.
+
+Events of tables of others (`View.mapped`) are united with those of `events`, before they are grouped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
+from engine.backends.clickhouse.mapped import MappedTable
+from engine.backends.clickhouse.query import mapped as theirs
 from engine.backends.clickhouse.query.cells import FACT, USER_ID, ProfileFact, profile_fact
 from engine.backends.clickhouse.query.events import (
     ARRIVAL_ORDER,
@@ -76,10 +81,22 @@ WORD_BITS = 64
 _INPUTS_ALONE_MAX = 4
 EXPRESSION_STEPS_MAX = 16
 """Steps of one expression, those that it shares with others counted each time."""
-_SCOPE = "\0"
+_SCOPE = "\0scope\0"
 """Stands for a condition on p and user. Literals have no NUL: they escape it."""
 _ROW_COLUMNS = {EVENTS: ("time", "seq"), FACTS: ("time", "seq"), SEEN: ("first", "last")}
 """Columns that conditions name as they are."""
+
+
+class Scope(NamedTuple):
+    """The users that a statement is about."""
+
+    condition: str = TRUE
+    """On p and user."""
+    users: Sequence[str] | None = None
+    """Those that it allows at most; None: any."""
+
+
+ANYONE = Scope()
 
 
 class OfProfile(msgspec.Struct, frozen=True):
@@ -127,17 +144,19 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     """By step, how many queries lie below the one that computes it."""
     scans: tuple[str, ...]
     """Queries of rows (p, user, b0, …), one a user, with `_SCOPE` in them."""
+    mapped: tuple[MappedTable, ...]
+    """The tables of others that are read."""
 
-    def bits_by_user(self, scope: str = TRUE) -> str:
-        """The statement without the steps: p, user, the bits and `undecided`. `scope` is a condition on p and
-        user. Users without any bit are missing.
+    def bits_by_user(self, scope: Scope = ANYONE) -> str:
+        """The statement without the steps: p, user, the bits and `undecided`. Users without any bit are
+        missing.
         """
         undecided = any_of(
             bit_is_set(leaf.undecided_bit) for leaf in self.leaves if leaf.undecided_bit is not None
         )
         return f"SELECT p, user, {self.bits}, toUInt8({undecided}) AS undecided FROM ({self._united(scope)})"
 
-    def by_user(self, roots: Iterable[int], scope: str = TRUE) -> str:
+    def by_user(self, roots: Iterable[int], scope: Scope = ANYONE) -> str:
         """The statement: p, user, the bits, `undecided`, and a flag for each root (`s` and its step). Users
         in no root may be missing.
         """
@@ -182,11 +201,17 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         """The bits of a user as one number."""
         return sum(word << (WORD_BITS * number) for number, word in enumerate(words))
 
-    def _united(self, scope: str) -> str:
+    def _united(self, scope: Scope) -> str:
         if not self.scans:
             none = ", ".join(f"toUInt64(0) AS b{word}" for word in range(self.words))
             return f"SELECT toUInt16(0) AS p, '' AS user, {none} WHERE 0"
-        return _joined([scan.replace(_SCOPE, scope) for scan in self.scans], self.words)
+        return _joined([self._scoped(scan, scope) for scan in self.scans], self.words)
+
+    def _scoped(self, scan: str, scope: Scope) -> str:
+        scan = scan.replace(_SCOPE, scope.condition)
+        for each in self.mapped:
+            scan = scan.replace(_rows_of(each), theirs.rows(self.view, each, scope.users))
+        return scan
 
 
 def _joined(queries: Sequence[str], words: int) -> str:
@@ -196,6 +221,11 @@ def _joined(queries: Sequence[str], words: int) -> str:
     ors = ", ".join(f"groupBitOr(u.b{word}) AS b{word}" for word in range(words))
     columns = f"any(u.p) AS p, u.user AS user, {ors}"
     return f"SELECT {columns} FROM ({' UNION ALL '.join(queries)}) AS u GROUP BY u.user"
+
+
+def _rows_of(mapped: MappedTable) -> str:
+    """Stands for the rows of a table of others."""
+    return f"\0rows {mapped.source}\0"
 
 
 def bit_is_set(bit: int) -> str:
@@ -233,6 +263,8 @@ class _Compiler(StepVisitor[str]):
         self._profile_tests = ValueTests(tests.folding, tests.passing)
         self._profile_columns: dict[str, str] = {}
         self._scans: dict[str, _Scan] = {}
+        self._event_inputs: set[str] = set()
+        """The inputs whose events are read."""
         self._bits = 0
         self._step = 0
 
@@ -251,7 +283,13 @@ class _Compiler(StepVisitor[str]):
             steps=tuple(steps),
             levels=_levels(self._plan),
             scans=tuple(self._queries(words)),
+            mapped=self._mapped,
         )
+
+    @property
+    def _mapped(self) -> tuple[MappedTable, ...]:
+        """The tables of others that have events of the inputs which are read."""
+        return tuple(each for each in self._view.mapped if each.input in self._event_inputs)
 
     def universe(self, step: Universe) -> str:
         through = one_of("input", step.inputs)
@@ -295,11 +333,20 @@ class _Compiler(StepVisitor[str]):
         return self._of_user(f"{hashed} >= toUInt64({step.first}) AND {hashed} <= toUInt64({step.last})")
 
     def event(self, step: EventMatch) -> str:
+        self._event_inputs.update(step.selection.inputs)
         is_selected = selected(step.selection, self._tests, EVENTS)
-        found = aggregated(step, is_selected, self._named(EVENTS), self._view.event_spans)
+        found = aggregated(
+            step,
+            is_selected,
+            self._named(EVENTS),
+            self._view.event_spans,
+            has_ties=bool(self._view.mapped),
+        )
         return self._leaf(EVENTS, is_selected, found.passes, is_undecided=found.is_undecided)
 
     def sequence(self, step: SequenceMatch) -> str:
+        for selection in step.steps:
+            self._event_inputs.update(selection.inputs)
         conditions = [selected(selection, self._tests, EVENTS) for selection in step.steps]
         named = self._named(EVENTS)
         names = [named(condition) for condition in conditions]
@@ -457,8 +504,13 @@ class _Compiler(StepVisitor[str]):
         """The rows of a table that its predicates read."""
         scan = self._scans[table]
         columns = [*_ROW_COLUMNS[table], *(f"{each} AS {name}" for each, name in scan.columns.items())]
-        where = all_of([counted(self._view, table), any_of(scan.conditions), among, _SCOPE])
-        return f"SELECT p, user, {', '.join(columns)} FROM {table} WHERE {where}"
+        where = all_of([any_of(scan.conditions), among, _SCOPE])
+        picked = f"SELECT p, user, {', '.join(columns)} FROM"
+        own = f"{picked} {table} WHERE {all_of([counted(self._view, table), where])}"
+        if table != EVENTS:
+            return own
+        others = (f"{picked} ({_rows_of(each)}) WHERE {where}" for each in self._mapped)
+        return " UNION ALL ".join([own, *others])
 
     def _scanned(self, table: str, words: int) -> str:
         """The rows of a table by user."""

@@ -103,11 +103,15 @@ def _where(where: RowFilter, tests: ValueTests, table: str, condition: str) -> s
 # --- aggregates ---------------------------------------------------------------------------------------------
 
 
-def aggregated(step: EventMatch, is_selected: str, named: Named, spans: Sequence[int]) -> Aggregated:
+def aggregated(
+    step: EventMatch, is_selected: str, named: Named, spans: Sequence[int], *, has_ties: bool = False
+) -> Aggregated:
     """Whether the aggregate over the selected events lies in the intervals of the step. `spans` are the spans
-    of time that have all events of the account.
+    of time that have all events of the account. `has_ties`: two events may have one place in the order of
+    arrival; then the first has the least number, and the last one the greatest.
     """
     cell = event_attribute(step.of)
+    order = f"({ARRIVAL_ORDER}, {cell.number.value})" if has_ties else ARRIVAL_ORDER
     takes_part = named(all_of([is_selected, _fits(step.aggregate, cell)]))
     some = f"countIf({takes_part}) > 0"
     undecided = FALSE
@@ -126,10 +130,10 @@ def aggregated(step: EventMatch, is_selected: str, named: Named, spans: Sequence
         case Aggregate.MAX:
             passes = in_intervals(f"maxIf({named(cell.number.value)}, {takes_part})", step.intervals)
         case Aggregate.FIRST:
-            first = f"argMinIf({named(cell.number.value)}, {named(ARRIVAL_ORDER)}, {takes_part})"
+            first = f"argMinIf({named(cell.number.value)}, {named(order)}, {takes_part})"
             passes = in_intervals(first, step.intervals)
         case Aggregate.LAST:
-            last = f"argMaxIf({named(cell.number.value)}, {named(ARRIVAL_ORDER)}, {takes_part})"
+            last = f"argMaxIf({named(cell.number.value)}, {named(order)}, {takes_part})"
             passes = in_intervals(last, step.intervals)
         case _:
             assert_never(step.aggregate)
