@@ -85,7 +85,8 @@ class OfflineTools(Protocol):
 
 
 class MovingTools(Protocol):
-    """Moves data into stores of this kind, and within them: an optional role beside the store.
+    """Moves data into stores of this kind, and within them, or says where more are: an optional role beside
+    the store.
 
     Arguments and errors are those of `engine.backends.clickhouse.moving`.
     """
@@ -100,6 +101,20 @@ class MovingTools(Protocol):
 
     def add_shard(self, location: str, told: Told, /) -> Moved:
         """Adds the last shard that a location names."""
+        ...
+
+    def map_events(
+        self, location: str, input_name: str, document: str, table: str, settle_s: float, /
+    ) -> int:
+        """The events of an input are the rows of a table of others, which stay there."""
+        ...
+
+    def unmap_events(self, location: str, input_name: str, /) -> int:
+        """The rows of that table do not count any more."""
+        ...
+
+    def recount_events(self, location: str, input_name: str, /) -> int:
+        """Takes the rows of that table as they are now."""
         ...
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
-from engine.backends.base import Appended, Capabilities, Profile, Role
+from engine.backends.base import Appended, Capabilities, EventRecord, Profile, Record, Role
 from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.gateway.base_builder import BaseBuilder
 from engine.backends.clickhouse.gateway.cluster_catalog import ClusterCatalog
 from engine.backends.clickhouse.gateway.cluster_memberships import ClusterMemberships
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.cluster_plans import ClusterPlans
+from engine.backends.clickhouse.gateway.follower import Follower, columns_of
 from engine.backends.clickhouse.gateway.location import Location
 from engine.backends.clickhouse.gateway.open_cluster import cluster_at
 from engine.backends.clickhouse.gateway.owner import read_owner
+from engine.backends.clickhouse.mapped import MappedTable, account_of_input, checked_columns, table_name
 from engine.backends.clickhouse.query.compiler import counted
+from engine.backends.clickhouse.query.mapped import from_events
 from engine.backends.clickhouse.settings import ClickHouseSettings
 from engine.backends.clickhouse.tables import DEDUPLICATED_INSERTS, EVENTS
 from engine.backends.clickhouse.view import View
@@ -26,10 +29,12 @@ from engine.backends.local.roles.users import Users
 from engine.backends.local.roles.writing import Writing
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.store import Store
-from engine.backends.local.storage.write_ahead_log import BatchEntry
+from engine.backends.local.storage.write_ahead_log import BatchEntry, LogEntry, MapEntry, UnmapEntry
 from engine.clock import Stamp, wall_stamp
-from engine.errors import MilepostError
+from engine.errors import FailedPrecondition, InvalidInput, MilepostError
+from engine.event_columns import EventColumns
 from engine.measures import Measure, gauge, timed
+from engine.measures import counted as counter
 from engine.values import Micros
 
 INSERTS_MAX = DEDUPLICATED_INSERTS // 2
@@ -61,9 +66,10 @@ class ClickHouseBackend(
         cluster: Cluster,
         maintenance_s: float,
         base_writes_min: int,
+        follow_s: float,
     ) -> None:
         """Use `open`."""
-        self._maintenance_s = maintenance_s
+        self._maintenance_s, self._follow_s = maintenance_s, follow_s
         self._sweeping = threading.Lock()
         self._excluded: list[View] = []
         """Rows to remove, by account, once the views that had begun by then are not used any more."""
@@ -78,6 +84,7 @@ class ClickHouseBackend(
             self._sweeping,
             writes_min=base_writes_min,
         )
+        self._follower = Follower(cluster, self._cluster_state, self._write_followed)
         self._start()
 
     @classmethod
@@ -99,7 +106,13 @@ class ClickHouseBackend(
         cluster = cluster_at(location, read_owner(store.index))
         try:
             return cls(
-                store, settings.gateway, clock, cluster, settings.maintenance_s, settings.base_writes_min
+                store,
+                settings.gateway,
+                clock,
+                cluster,
+                settings.maintenance_s,
+                settings.base_writes_min,
+                settings.follow_s,
             )
         except BaseException:
             cluster.close()
@@ -136,10 +149,38 @@ class ClickHouseBackend(
 
     # --- writing --------------------------------------------------------------------------------------------
 
+    def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
+        """As `Writing.append`. Raises InvalidInput for events of an input that a table gives."""
+        inputs = (record.input for record in records if type(record) is EventRecord)
+        self._refuse_mapped(account, inputs)
+        return super().append(account, records, request_id=request_id)
+
+    def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
+        """As `append`, for events in columns."""
+        self._refuse_mapped(account, columns.inputs.entries)
+        return super().append_columns(account, columns, request_id=request_id)
+
+    def _refuse_mapped(self, account: str, inputs: Iterable[str]) -> None:
+        # An input is mapped while no service has the store open.
+        rows = self._cluster_state.rows.of(account)
+        for name in set(inputs) if rows.mapped else ():
+            if rows.table_of(name) is not None:
+                raise InvalidInput.one(
+                    "input",
+                    f"the events of {name} are those of a table that is read in place: send yours through"
+                    " another input",
+                )
+
     def _append(self, rows: Sized, request_id: str, entry_at: Callable[[Stamp], BatchEntry]) -> Appended:
         self._check_room()
         self._checkpoint_in_time()
         return super()._append(rows, request_id, entry_at)
+
+    def _write_followed(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
+        """Logs and applies an entry about tables of others."""
+        self._check_room()
+        self._checkpoint_in_time()
+        return self._writer.write(entry_at)
 
     def alias(self, account: str, from_user_id: str, to_user_id: str) -> int:
         """As `Writing.alias`; moves the rows of the user."""
@@ -158,14 +199,69 @@ class ClickHouseBackend(
         with self._viewed(account) as (people, view):
             if people is None or self._cluster_state.rows.of(account).first_time >= before:
                 return False
-            where = f"{counted(view, EVENTS)} AND time < {before}"
-            return any(self._cluster.read(f"SELECT 1 FROM {EVENTS} WHERE {where} LIMIT 1"))
+            events = from_events(view, counted(view, EVENTS), f"time < {before}")
+            return any(self._cluster.read(f"SELECT 1 {events} LIMIT 1", mapped=view.mapped))
+
+    # --- tables of others -----------------------------------------------------------------------------------
+
+    def map_events(self, input_name: str, table: str, settle_s: float) -> None:
+        """The events of an input are the rows of a table from now on (`mapped.py`). They are followed in the
+        background, or by `follow`.
+
+        Raises FailedPrecondition when the input is mapped already, InvalidInput when the table has not the
+        columns that are needed on some server, StoreUnavailable when a server does not answer.
+        """
+        account = account_of_input(input_name)
+        with self._locked():
+            known = self._cluster_state.rows.of(account).table_of(input_name)
+        if known is not None:
+            raise FailedPrecondition(f"the events of {input_name} are those of {known.table} already")
+        place = table_name(table)
+        columns = checked_columns(columns_of(self._cluster, place))
+        self._write_followed(
+            lambda at: MapEntry(account, at.arrival, input_name, place, columns, settle_s, at.settled)
+        )
+
+    def unmap_events(self, input_name: str) -> None:
+        """The rows of the table of an input do not count any more. Its users stay. Raises FailedPrecondition
+        when it has none.
+        """
+        account = account_of_input(input_name)
+        self._table_of(account, input_name)
+        self._write_followed(lambda at: UnmapEntry(account, at.arrival, input_name, at.settled))
+
+    def recount_events(self, input_name: str) -> None:
+        """Takes the rows of a table as they are now, up to where it was followed, also those that came late
+        or are gone. Until that is done, questions about these events are refused. Raises FailedPrecondition
+        when the input has no table, StoreUnavailable when it cannot be read, or servers have different rows.
+        """
+        account = account_of_input(input_name)
+        self._follower.recount(account, self._table_of(account, input_name))
+
+    def _table_of(self, account: str, input_name: str) -> MappedTable:
+        with self._locked():
+            known = self._cluster_state.rows.of(account).table_of(input_name)
+        if known is None:
+            raise FailedPrecondition(f"the events of {input_name} are not those of a table")
+        return known
+
+    def follow(self) -> None:
+        """Takes the rows of tables of others that have settled. Raises StoreUnavailable when a table cannot
+        be read.
+        """
+        self._follower.look()
 
     # --- upkeep of the cluster ------------------------------------------------------------------------------
 
     def _threads(self) -> Iterator[threading.Thread]:
         yield from super()._threads()
         yield threading.Thread(target=self._maintain, name="milepost-cluster", daemon=True)
+        yield threading.Thread(
+            target=self._follower.run,
+            args=(self._closing, self._follow_s),
+            name="milepost-follower",
+            daemon=True,
+        )
         yield threading.Thread(
             target=self._bases.run,
             args=(self._closing, self._maintenance_s),
@@ -260,6 +356,11 @@ class ClickHouseBackend(
             "cluster_writes_waiting",
             "Whether logged writes wait for the cluster.",
             int(self._writer.delay is not None),
+        )
+        yield counter(
+            "cluster_followed_rows_total",
+            "Rows of tables of others that were followed.",
+            self._follower.rows,
         )
         yield timed("cluster_base_seconds", "Time to build the base of an account.", self._bases.times)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from engine.backends.local.settings import (
@@ -13,8 +15,10 @@ from engine.backends.local.settings import (
     MapBytes,
 )
 from engine.backends.local.storage.environment import MAP_BYTES_DEFAULT
+from engine.backends.settings import Setting
 
 MAINTENANCE_S = 1.0
+FOLLOW_S = 1.0
 BASE_WRITES_MIN = 100_000
 
 
@@ -28,6 +32,10 @@ class ClickHouseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between looks at replicas that are behind, writes that wait, rows that do not count, and
     accounts that need a base.
     """
+    follow_s: Annotated[
+        float,
+        Setting("Interval between looks at tables that are mapped as events of an input, in seconds.", 0.01),
+    ] = FOLLOW_S
     base_writes_min: int = BASE_WRITES_MIN
     """Writes of an account since its base, or since it began, before it gets one. The rows of so few are
     grouped in some hundredths of a second.

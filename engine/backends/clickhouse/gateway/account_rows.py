@@ -8,9 +8,11 @@ import msgspec
 
 from engine.backends.base import EventRecord, Record
 from engine.backends.clickhouse.gateway.keys import ACCOUNTS, account_key, account_of
+from engine.backends.clickhouse.mapped import MappedTable
 from engine.backends.clickhouse.view import Base, View
 from engine.backends.local.storage.transactions import ReadTransaction, Writable
 from engine.backends.local.storage.unwritten import Unwritten
+from engine.backends.local.storage.write_ahead_log import FollowEntry
 from engine.criteria.zones import SPAN_MICROS
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
 
@@ -33,6 +35,8 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
     """What rows up to a revision came to. Rows stay, so that it can be left out at any time."""
     writes: int = 0
     """Records added since the base."""
+    mapped: tuple[MappedTable, ...] = ()
+    """Tables of others that have events too, and how far they were followed."""
 
     def added(self, records: Sequence[Record]) -> AccountRows:
         """With more records."""
@@ -49,6 +53,38 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
             last_time=max(self.last_time, *times),
         )
 
+    def known_table(self, input_name: str) -> MappedTable | None:
+        """The table that has, or had, the events of an input; None when there is none."""
+        return next((each for each in self.mapped if each.input == input_name), None)
+
+    def table_of(self, input_name: str) -> MappedTable | None:
+        """The table that has the events of an input; None when there is none."""
+        known = self.known_table(input_name)
+        return known if known is not None and known.is_on else None
+
+    def with_table(self, mapped: MappedTable) -> AccountRows:
+        """With another state of the table of an input, or its first."""
+        before = self.known_table(mapped.input)
+        others = (each for each in self.mapped if each is not before)
+        events = self.events + _events(mapped) - (0 if before is None else _events(before))
+        return msgspec.structs.replace(self, mapped=(*others, mapped), events=events)
+
+    def without_tables(self, covers: Callable[[str], bool]) -> AccountRows:
+        """Without the tables of some inputs, for good."""
+        gone = [each for each in self.mapped if covers(each.input)]
+        kept = tuple(each for each in self.mapped if each not in gone)
+        return msgspec.structs.replace(self, mapped=kept, events=self.events - sum(map(_events, gone)))
+
+    def followed(self, mapped: MappedTable, entry: FollowEntry) -> AccountRows:
+        """With a table as an entry leaves it."""
+        return msgspec.structs.replace(
+            self.with_table(mapped),
+            writes=self.writes + len(entry.users),
+            spans=self.spans.union(entry.spans),
+            first_time=min(self.first_time, *(user.first for user in entry.users), TIME_MAX_MICROS),
+            last_time=max(self.last_time, *(user.last for user in entry.users), TIME_MIN_MICROS),
+        )
+
     def cut(self, users: Collection[str], revision: int) -> AccountRows:
         """Without the rows of users up to a revision."""
         return msgspec.structs.replace(self, cuts=self.cuts | dict.fromkeys(users, revision))
@@ -56,7 +92,8 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
     def removed(self, before: Micros, revision: int) -> AccountRows:
         """Without the events before an instant that came by a revision."""
         kept = (each for each in self.removals if each[0] > before)
-        return msgspec.structs.replace(self, removals=(*kept, (before, revision)))
+        mapped = tuple(each.removed(before) for each in self.mapped)
+        return msgspec.structs.replace(self, removals=(*kept, (before, revision)), mapped=mapped)
 
     def swept(self, view: View, events: int) -> AccountRows:
         """After the rows that a view excludes are gone; that many events fewer."""
@@ -81,7 +118,13 @@ class AccountRows(msgspec.Struct, frozen=True, kw_only=True):
             removals=self.removals,
             event_spans=tuple(sorted(self.spans)),
             base=self.base,
+            mapped=tuple(each for each in self.mapped if each.is_on),
         )
+
+
+def _events(mapped: MappedTable) -> int:
+    """The events that a table gives."""
+    return mapped.events if mapped.is_on else 0
 
 
 _NOTHING = AccountRows()

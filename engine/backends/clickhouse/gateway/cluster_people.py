@@ -8,9 +8,12 @@ from pyroaring import BitMap
 
 from engine.backends.base import EventRecord, Record, UserRecord
 from engine.backends.local.account.people import People
+from engine.backends.local.account.readers import ANY_TIME, DataTimes, Reading, Touched
 from engine.backends.local.account.updates import Item, Shown
 from engine.backends.local.storage.name_table import FieldKind, workspace_of
 from engine.backends.local.storage.user_ref import UserRef
+from engine.backends.local.storage.write_ahead_log import FollowEntry
+from engine.backends.local.users.directory import by_group
 from engine.values import Micros
 
 
@@ -28,6 +31,34 @@ class ClusterPeople(People):
                     self._attribute_numbers[name]
             elif type(record) is UserRecord:
                 self._number_fields(record)
+
+    def follow(self, input_name: str, entry: FollowEntry) -> Touched:
+        """Applies what rows of a table of others say of their users. Returns the touched users. Names of
+        these rows get no numbers: what of them there is, is asked of the table.
+        """
+        self.seen.begin()
+        counts = list(self.directory.counts)
+        refs = self.directory.refs([user.user_id for user in entry.users]).tolist()
+        reading = None if self._readers.are_none else Reading(self._readers)
+        number = self.inputs.number(input_name)
+        for user, ref in zip(entry.users, refs, strict=True):
+            self.seen.saw(number, ref, user.first)
+            self.seen.saw(number, ref, user.last)
+            if reading is not None:
+                for kind in user.kinds:
+                    reading.event_of(input_name, *entry.kinds[kind], ref)
+        users = by_group(refs)
+        self.watches.changed(users)
+        last = {number: users} if self._readers.last_seen else {}
+        times = [time for user in entry.users for time in (user.first, user.last)]
+        spread = DataTimes(min(times), max(times)) if times else ANY_TIME
+        return self._touched(reading, users, counts, spread, first={}, last=last)
+
+    def users_of(self, input_name: str) -> dict[int, BitMap]:
+        """The users that belong to an input, by group."""
+        number = self.inputs.find(input_name)
+        numbers = [] if number is None else [number]
+        return {group: self.seen.users(numbers, group) for group in range(self.groups)}
 
     def _number_fields(self, record: UserRecord) -> None:
         workspace = workspace_of(record.input)

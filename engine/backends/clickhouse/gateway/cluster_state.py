@@ -13,12 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import msgspec
+
 from engine.backends.base import Appended, EventRecord, Record
 from engine.backends.clickhouse.gateway.account_rows import AccountRows, AllRows
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.columns import events_of, updates_of
 from engine.backends.clickhouse.gateway.profiles import Profiles
-from engine.backends.clickhouse.rows import Batch, batch_of, joined
+from engine.backends.clickhouse.mapped import MappedTable, Reach
+from engine.backends.clickhouse.rows import Batch, Meaning, batch_of, id_rows, joined, seen_rows
+from engine.backends.clickhouse.tables import IDS, SEEN
 from engine.backends.clickhouse.view import View
 from engine.backends.clickhouse.writer import Entry, Move, Writer
 from engine.backends.local.account.updates import Item, Shown
@@ -31,8 +35,13 @@ from engine.backends.local.storage.write_ahead_log import (
     AliasEntry,
     AppendEntry,
     BatchEntry,
+    FollowEntry,
+    ForgetEntry,
     ImportEntry,
+    MapEntry,
+    MappingEntry,
     SharedEntry,
+    UnmapEntry,
     UserImportEntry,
     rows_of,
 )
@@ -296,16 +305,153 @@ class ClusterState(State[ClusterPeople]):
             ) from error
         return {ref: (before[user], after[user]) for ref, user in watched.users.items()}
 
+    # --- tables of others -----------------------------------------------------------------------------------
+
+    def _take_mapping(self, position: int, entry: MappingEntry) -> Appended:
+        match entry:
+            case MapEntry():
+                self._map(position, entry)
+            case UnmapEntry():
+                self._unmap(position, entry)
+            case FollowEntry():
+                self._follow(position, entry)
+        return Appended(position, 0, 0)
+
+    def _map(self, position: int, entry: MapEntry) -> None:
+        with self.locked():
+            account = self._account(entry.account)
+            known = self.rows.of(account.name).known_table(entry.input)
+            if known is not None and known.table == entry.table:
+                # It goes on where it was.
+                known = msgspec.structs.replace(
+                    known, is_on=True, columns=entry.columns, settle_s=entry.settle_s
+                )
+                self._switch(position, account, known, entry)
+                return
+            aliases = account.directory.all_aliases()
+        mapped = MappedTable(
+            source=position,
+            input=entry.input,
+            table=entry.table,
+            columns=entry.columns,
+            settle_s=entry.settle_s,
+        )
+        meanings = [Meaning(alias, owner, (owner,)) for alias, owner in aliases.items()]
+        self._add_ids(position, account.name, [mapped], meanings)
+        mapped = msgspec.structs.replace(mapped, has_ids=bool(aliases))
+        with self.locked():
+            self._change(account.name, lambda rows: rows.with_table(mapped))
+            self._reach(position, entry)
+
+    def _unmap(self, position: int, entry: UnmapEntry) -> None:
+        with self.locked():
+            account = self._account(entry.account)
+            known = self.rows.of(account.name).table_of(entry.input)
+            if known is None:
+                self._reach(position, entry)
+            else:
+                self._switch(position, account, msgspec.structs.replace(known, is_on=False), entry)
+
+    def _switch(
+        self, position: int, account: ClusterPeople, mapped: MappedTable, entry: MapEntry | UnmapEntry
+    ) -> None:
+        """What was followed of a table counts from now on, or no more. Call with the state lock held."""
+        self._change(account.name, lambda rows: rows.with_table(mapped))
+        self.memberships.mark_all_dirty(account.name, account.users_of(mapped.input))
+        self._reach(position, entry)
+
+    def _follow(self, position: int, entry: FollowEntry) -> None:
+        """Users become known and dirty, and more rows count, in one step."""
+        reach = Reach(entry.mark, entry.partition)
+        with self.locked():
+            account, mapped = self._account(entry.account), self._mapped(entry.account, entry.source)
+            # An entry whose writer was told to wait may be logged once more.
+            is_known = mapped is not None and reach <= mapped.reach
+            if mapped is None or not mapped.is_on or (is_known and entry.gives == "more"):
+                self._reach(position, entry)
+                return
+            owner = account.directory.canonical
+            seen = seen_rows(
+                account.name,
+                mapped.input,
+                ((owner(user.user_id), user.first, user.last) for user in entry.users),
+                position,
+            )
+        if seen.rows[SEEN]:
+            self._add(seen)
+        with self.locked():
+            touched = account.follow(mapped.input, entry)
+            mapped = msgspec.structs.replace(mapped, reach=reach, rows=entry.rows, events=entry.events)
+            self._change(account.name, lambda rows: rows.followed(mapped, entry))
+            self.memberships.mark_dirty(account.name, touched)
+            if entry.gives == "anew":
+                # Also those whose rows are gone.
+                self.memberships.mark_all_dirty(account.name, account.users_of(mapped.input))
+            self._reach(position, entry)
+
+    def _mapped(self, account: str, source: int) -> MappedTable | None:
+        return next((each for each in self.rows.of(account).mapped if each.source == source), None)
+
+    def _add_ids(
+        self, position: int, account: str, mapped: Sequence[MappedTable], meanings: Sequence[Meaning]
+    ) -> None:
+        """Adds what ids mean in tables of others from a revision on."""
+        rows = id_rows(account, mapped, meanings, position)
+        if rows.rows[IDS]:
+            self._add(rows)
+
+    def _with_ids(self, account: str) -> None:
+        """`ids` says something of users from now on. Call with the state lock held."""
+        rows = self.rows.of(account)
+        for each in rows.mapped:
+            rows = rows.with_table(msgspec.structs.replace(each, has_ids=True))
+        self.rows.put(account, rows)
+
+    def _erasing(self, position: int, account: ClusterPeople, user_ids: Sequence[str]) -> None:
+        with self.locked():
+            mapped = self.rows.of(account.name).mapped
+            if not mapped:
+                return
+            directory = account.directory
+            meanings = [
+                Meaning(each, "", (user_id,), is_cut=True)
+                for user_id in user_ids
+                if (aliases := directory.aliases(user_id)) or directory.find(user_id) is not None
+                for each in (user_id, *aliases)
+            ]
+            if meanings:
+                self._with_ids(account.name)
+        self._add_ids(position, account.name, mapped, meanings)
+
+    def _forgot(self, entry: ForgetEntry) -> None:
+        covered = f"{entry.name}/"
+        if self.rows.of(entry.account).mapped:
+            self._change(
+                entry.account, lambda rows: rows.without_tables(lambda each: f"{each}/".startswith(covered))
+            )
+
     # --- other entries --------------------------------------------------------------------------------------
 
     def _move(self, position: int, account: ClusterPeople, entry: AliasEntry) -> None:
         with self.locked():
-            if account.directory.find(entry.from_user_id) is None:
-                return
             target = account.directory.canonical(entry.to_user_id)
             view = self.view(account.name)
+            ids = None
+            if mapped := self.rows.of(account.name).mapped:
+                source = entry.from_user_id
+                meanings = [
+                    Meaning(each, target, (source, target))
+                    for each in (source, *account.directory.aliases(source))
+                ]
+                ids = id_rows(account.name, mapped, meanings, position)
+                self._with_ids(account.name)
+            has_data = account.directory.find(entry.from_user_id) is not None
             watched = _Watched(account.watched_items, account.watched_user(target))
-        self._add(Move(revision=position, source=entry.from_user_id, target=target, view=view))
+        if not has_data:
+            if ids is not None:
+                self._add(ids)
+            return
+        self._add(Move(revision=position, source=entry.from_user_id, target=target, view=view, ids=ids))
         # Nobody opts in while an entry is applied, and who becomes a member meanwhile is among these.
         self._moved_values = self._shown(position, account, watched)
 
