@@ -14,7 +14,7 @@ from engine.backends.base.moving import Moved, Told
 from engine.backends.registry import MovingTools, OfflineTools
 from engine.errors import MilepostError, Unsupported
 from engine.resources.outputs import without_key
-from engine.resources.records import Output
+from engine.resources.records import Input, Output
 from engine.resources.repository import prefix_of
 from engine.resources.secret_keys import SecretKeys
 from milepost.v1 import admin_service_pb2 as pb
@@ -81,6 +81,28 @@ def add_shard(url: str, told: Step) -> Moved:
         return tools.add_shard(location, _steps(told))
 
 
+def map_events(url: str, input_name: str, table: str, settle_s: float) -> int:
+    """The events of an input are the rows of a table of others from the revision on that is returned."""
+    with _told():
+        tools, location = _moving(url)
+        document = prefix_of(Input) + input_name
+        return tools.map_events(location, input_name, document, table, settle_s)
+
+
+def unmap_events(url: str, input_name: str) -> int:
+    """The rows of the table of an input do not count any more from the revision on that is returned."""
+    with _told():
+        tools, location = _moving(url)
+        return tools.unmap_events(location, input_name)
+
+
+def recount_events(url: str, input_name: str) -> int:
+    """Takes the rows of the table of an input as they are at the revision that is returned."""
+    with _told():
+        tools, location = _moving(url)
+        return tools.recount_events(location, input_name)
+
+
 def _steps(told: Step) -> Told:
     return lambda at: told(at.step, at.pages, at.pages_total)
 
@@ -89,7 +111,7 @@ def _moving(url: str) -> tuple[MovingTools, str]:
     name, location = registry.split_url(url)
     tools = registry.registration(name).moving
     if tools is None:
-        raise Unsupported(f"a store of the kind {name!r} has no servers that data can be moved to")
+        raise Unsupported(f"a store of the kind {name!r} has no servers for data")
     return tools, location
 
 

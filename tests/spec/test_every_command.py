@@ -39,6 +39,8 @@ OFFLINE = {
     "store upgrade": "works on a directory; tests/clients/test_cli_store.py",
     "store export": "needs a cluster; tests/service/test_move_to_cluster.py",
     "store add-shard": "needs a cluster; tests/engine/backends/clickhouse/test_adding.py",
+    "store map-events": "needs a cluster; tests/engine/backends/clickhouse/test_mapped.py",
+    "store unmap-events": "needs a cluster; tests/engine/backends/clickhouse/test_mapped.py",
     "store adopt": "works on a directory; tests/clients/test_cli_store.py",
 }
 """Commands that this run leaves out, and why."""

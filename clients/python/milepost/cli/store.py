@@ -44,6 +44,9 @@ OUTPUTS_SHOWN_MAX = 20
 DIFFERENCES_SHOWN_MAX = 50
 """Partitions that an export lists because they differ."""
 
+SETTLE_S = 5.0
+"""Default time for inserts into tables that are read in place."""
+
 app = typer.Typer(help="Inspect, back up and maintain a store.", no_args_is_help=True, cls=Group)
 
 Directory = Annotated[
@@ -246,6 +249,67 @@ def add_shard(
         with _moving(out) as told:
             moved = offline.add_shard(store, told)
     print(f"added; the store has {number(moved.users)} users, as of revision {moved.revision}")
+
+
+ClusterUrl = Annotated[
+    str,
+    typer.Option(
+        "--store", envvar="MILEPOST_STORE", help="URL of a store in a cluster that no service has open."
+    ),
+]
+MappedInput = Annotated[
+    str, typer.Argument(metavar="INPUT", help="An input: accounts/…/workspaces/…/inputs/….")
+]
+
+
+@app.command("map-events")
+def map_events(
+    input_: MappedInput,
+    table: Annotated[
+        str | None,
+        typer.Option("--table", help="The table or view: DATABASE.NAME, on every server."),
+    ] = None,
+    settle_s: Annotated[
+        float,
+        typer.Option(
+            "--settle-s",
+            min=0.0,
+            help="Seconds for which a mark is known before its rows count: longer than an insert takes to be"
+            " on every server.",
+        ),
+    ] = SETTLE_S,
+    again: Annotated[
+        bool, typer.Option("--again", help="Count the rows of the table of the input as they are now.")
+    ] = False,
+    *,
+    store: ClusterUrl,
+) -> None:
+    """Read the events of an input from a table of your own, in place.
+
+    It has a row an event: user, name, time, and a mark that never goes back; perhaps type, attributes,
+    numbers, bools, times and lists. Start the service afterwards: it follows the marks.
+    """
+    if again == (table is not None):
+        raise typer.BadParameter("give either --table or --again")
+    with _offline():
+        from service import offline
+
+        if table is None:
+            revision = offline.recount_events(store, input_)
+        else:
+            revision = offline.map_events(store, input_, table, settle_s)
+    done = "counted again" if table is None else f"read from {table}"
+    print(f"{input_} is {done} from revision {revision} on")
+
+
+@app.command("unmap-events")
+def unmap_events(input_: MappedInput, *, store: ClusterUrl) -> None:
+    """Read the events of an input from its table no more. They do not count from then on; users stay."""
+    with _offline():
+        from service import offline
+
+        revision = offline.unmap_events(store, input_)
+    print(f"the events of {input_} do not count from revision {revision} on")
 
 
 @contextmanager
