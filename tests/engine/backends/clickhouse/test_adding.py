@@ -21,7 +21,9 @@ from engine.values import PARTITION_COUNT, partition_of
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, WEB, event, plan_of, update
 from tests.engine.backends.clickhouse.databases import Databases, databases_on
 from tests.engine.backends.clickhouse.servers import reason_not_to_start, started
+from tests.engine.backends.clickhouse.test_mapped import SHOP
 from tests.engine.backends.clickhouse.test_store import EVERYONE, opened, users
+from tests.engine.backends.clickhouse.theirs import their_table
 
 USERS = 40
 TWICE = plan_of(
@@ -64,6 +66,30 @@ def filled(urls: list[str]) -> None:
     backend.alias(ACCOUNT, "u3", "u5")
     backend.refresh(ACCOUNT, JOURNEY, [AUDIENCE], EVERYONE)
     backend.close()
+
+
+def test_users_of_tables_of_others_move_too(urls: list[str], servers: list[Address]) -> None:
+    with their_table([[server] for server in servers]) as theirs:
+        backend = opened(urls[0])
+        backend.map_events(SHOP, theirs.table, 0.0)
+        names = [f"u{n}" for n in range(USERS)]
+        theirs.insert([event(name, through=SHOP) for name in names])
+        backend.follow()
+        for number in range(0, USERS, 4):
+            backend.alias(ACCOUNT, names[number], names[number + 1])
+        backend.erase(ACCOUNT, [names[2]])
+        backend.alias(ACCOUNT, names[3], names[2])
+        expected = {*names[2::2], *names[1::4], *names[7::4]} - set(names[::4])
+        rows = EventMatch(selection=EventSelection(inputs=(SHOP,)), intervals=(Interval(low=1.0),))
+        for url in urls[1:]:
+            backend.close()
+            add(url)
+            backend = opened(url)
+            assert set(backend.execute(plan_of(rows), Members()).user_ids) == expected
+            theirs.insert([event(names[0], through=SHOP), event(names[3], through=SHOP)])
+            backend.follow()
+            assert set(backend.execute(plan_of(rows), Members()).user_ids) == expected
+        backend.close()
 
 
 LEFT = {f"u{n}" for n in range(USERS)} - {"u1", "u3"}
