@@ -133,6 +133,7 @@ def _add_cluster(tables: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cluster.add_argument("--users", type=int, default=1_000_000)
     cluster.add_argument("--events", type=int, default=20_000_000)
     cluster.add_argument("--only-failovers", action="store_true", help="only the time after a killed server")
+    cluster.add_argument("--only-mapped", action="store_true", help="only events in a table of others")
 
 
 def _add_watchers(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -219,11 +220,15 @@ def _criteria(options: argparse.Namespace, console: Console) -> None:
 
 
 def _cluster(options: argparse.Namespace, console: Console) -> None:
-    from tests.bench import cluster, cluster_costs, synthetic
+    from tests.bench import cluster, cluster_costs, cluster_mapped, synthetic
 
     scale = synthetic.Scale(users=options.users, events=options.events)
     if not options.only_failovers:
-        cluster.run(scale, console, cluster_costs.run)
+        if not options.only_mapped:
+            cluster.run(scale, console, cluster_costs.run)
+        cluster_mapped.run(console)
+    if options.only_mapped:
+        return
     with tempfile.TemporaryDirectory(prefix="cluster-") as directory:
         cluster_costs.failovers(Path(directory), console)
 

@@ -72,13 +72,13 @@ def run(
         _members(view, servers, cluster),
         _base(view, servers, cluster),
     ]
-    console.print(_table(costs))
+    console.print(costs_table(costs, "Other work over one server (ms)"))
     for variant in _variants(servers, cluster):
         console.print(variant)
     return costs
 
 
-def _measured(what: str, servers: Sequence[ClickHouseServer], work: Iterator[None], times: float = 1) -> Cost:
+def measured(what: str, servers: Sequence[ClickHouseServer], work: Iterator[None], times: float = 1) -> Cost:
     """The cost of work, divided by a number."""
     own, clock = time.process_time(), time.perf_counter()
     server_ms, _ = processor_ms(servers, lambda: [None for _ in work])
@@ -97,7 +97,7 @@ def _ingest(servers: Sequence[ClickHouseServer]) -> Iterator[Cost]:
             writer = Writer(cluster)
             batches = [_batch(number, size) for number in range(1, EVENTS_A_SIZE // size + 1)]
             what = f"1,000 events, {size:,} a batch"
-            yield _measured(what, servers, map(writer.add, batches), EVENTS_A_SIZE // 1_000)
+            yield measured(what, servers, map(writer.add, batches), EVENTS_A_SIZE // 1_000)
             writer.close()
 
 
@@ -116,7 +116,7 @@ def _callers(servers: Sequence[ClickHouseServer]) -> Iterator[Cost]:
             ]
             events = size * sum(map(len, sent))
             what = f"1,000 events, {size:,} a batch, {callers} callers"
-            yield _measured(what, servers, _sending(backend, sent), events / 1_000)
+            yield measured(what, servers, _sending(backend, sent), events / 1_000)
         backend.close()
 
 
@@ -165,7 +165,7 @@ def _asked_users(
             yield
 
     for users in DIRTY_USERS:
-        yield _measured(f"flags of {users:,} users", servers, asked(users), TIMES)
+        yield measured(f"flags of {users:,} users", servers, asked(users), TIMES)
 
 
 def _members(view: View, servers: Sequence[ClickHouseServer], cluster: Cluster) -> Cost:
@@ -182,7 +182,7 @@ def _members(view: View, servers: Sequence[ClickHouseServer], cluster: Cluster) 
         found.append(len(Plans(cluster).execute(view, plan, Members()).user_ids))
         yield
 
-    cost = _measured("", servers, listed())
+    cost = measured("", servers, listed())
     return Cost(
         what=f"all {found[0]:,} members of an audience",
         server_ms=cost.server_ms,
@@ -198,7 +198,7 @@ def _base(view: View, servers: Sequence[ClickHouseServer], cluster: Cluster) -> 
         bases.build(cluster, [view], {view.account: HOT})
         yield
 
-    cost = _measured("building a base", servers, built())
+    cost = measured("building a base", servers, built())
     bases.drop(cluster, [view.base.name])
     return cost
 
@@ -338,8 +338,9 @@ def _until_right(cluster: Cluster, fault: str, began: float) -> Failover:
     raise AssertionError(f"no answer within {FAILOVER_S_MAX:g} s after {fault}")
 
 
-def _table(costs: Sequence[Cost]) -> Table:
-    table = Table(box=box.SIMPLE, title="Other work over one server (ms)")
+def costs_table(costs: Sequence[Cost], title: str) -> Table:
+    """Costs as a table."""
+    table = Table(box=box.SIMPLE, title=title)
     table.add_column("work")
     for heading in ("CPU of the server", "CPU of this process", "by the clock"):
         table.add_column(heading, justify="right")

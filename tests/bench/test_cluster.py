@@ -9,7 +9,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tests.bench import synthetic
+from tests.bench import cluster_mapped, synthetic
 from tests.bench.cluster import BY_HAND, run
 from tests.engine.backends.clickhouse.servers import reason_without_cluster
 
@@ -20,3 +20,12 @@ def test_all_ways_to_ask_have_the_same_answer() -> None:
     rows = run(synthetic.Scale(users=2_000, events=40_000), Console(file=io.StringIO()))
     assert [row.form for row in rows] == list(BY_HAND)
     assert all(0 < row.users < 2_000 for row in rows)
+
+
+def test_events_in_a_table_of_others_have_their_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := reason_without_cluster():
+        pytest.skip(reason)
+    monkeypatch.setattr(cluster_mapped, "EVENTS", 2_000)
+    monkeypatch.setattr(cluster_mapped, "USERS", 100)
+    costs = cluster_mapped.run(Console(file=io.StringIO()))
+    assert len(costs) == 23
