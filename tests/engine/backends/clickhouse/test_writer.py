@@ -116,6 +116,7 @@ def test_a_batch_that_is_added_again_is_stored_once(cluster: Cluster, writer: Wr
         "events": 3 * USERS,
         "facts": 6 * USERS,
         "seen": 3 * USERS,
+        "ids": 0,
     }
     assert sizes(cluster, bought(3), 3) == (USERS, USERS)
 
