@@ -17,7 +17,13 @@ from engine.backends.clickhouse.gateway.follower import Follower, columns_of
 from engine.backends.clickhouse.gateway.location import Location
 from engine.backends.clickhouse.gateway.open_cluster import cluster_at
 from engine.backends.clickhouse.gateway.owner import read_owner
-from engine.backends.clickhouse.mapped import MappedTable, account_of_input, checked_columns, table_name
+from engine.backends.clickhouse.mapped import (
+    MappedTable,
+    account_of_input,
+    checked_columns,
+    checked_settle_s,
+    table_name,
+)
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.mapped import from_events
 from engine.backends.clickhouse.settings import ClickHouseSettings
@@ -208,15 +214,16 @@ class ClickHouseBackend(
         """The events of an input are the rows of a table from now on (`mapped.py`). They are followed in the
         background, or by `follow`.
 
-        Raises FailedPrecondition when the input is mapped already, InvalidInput when the table has not the
-        columns that are needed on some server, StoreUnavailable when a server does not answer.
+        Raises FailedPrecondition when the input is mapped already, InvalidInput for a table without the
+        columns that are needed, a name that is none and too long a time, StoreUnavailable when a server does
+        not answer.
         """
         account = account_of_input(input_name)
         with self._locked():
             known = self._cluster_state.rows.of(account).table_of(input_name)
         if known is not None:
             raise FailedPrecondition(f"the events of {input_name} are those of {known.table} already")
-        place = table_name(table)
+        place, settle_s = table_name(table), checked_settle_s(settle_s)
         columns = checked_columns(columns_of(self._cluster, place))
         self._write_followed(
             lambda at: MapEntry(account, at.arrival, input_name, place, columns, settle_s, at.settled)

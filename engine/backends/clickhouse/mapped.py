@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import msgspec
 
 from engine.backends.clickhouse.tables import quoted
+from engine.checks import is_longer
 from engine.errors import InvalidInput
 from engine.values import PARTITION_COUNT, Kind, Micros, partition_of
 
@@ -29,6 +30,10 @@ ATTRIBUTES: Mapping[str, Kind] = {
 """The columns that have attributes, and the kind of their values."""
 
 MARK_MAX = (1 << 63) - 1
+TABLE_BYTES_MAX = 512
+"""Bytes of the name of a table with its database."""
+SETTLE_S_MAX = 86_400.0
+"""Seconds for which a mark may have to be known before its rows count."""
 """Rows with a higher mark are not followed."""
 
 _TEXT = r"(?:LowCardinality\(String\)|String)"
@@ -117,10 +122,19 @@ def account_of_input(input_name: str) -> str:
 
 def table_name(table: str) -> str:
     """`DATABASE.NAME` as statements have it. Raises InvalidInput."""
+    if is_longer(table, TABLE_BYTES_MAX):
+        raise InvalidInput.one("table", f"is longer than {TABLE_BYTES_MAX} bytes")
     database, dot, name = table.partition(".")
     if not (dot and database and name) or not table.isprintable():
         raise InvalidInput.one("table", f"expected DATABASE.NAME, got {table!r}")
     return f"{quoted(database)}.{quoted(name)}"
+
+
+def checked_settle_s(settle_s: float) -> float:
+    """The seconds. Raises InvalidInput for fewer than none, or more than `SETTLE_S_MAX`."""
+    if not 0 <= settle_s <= SETTLE_S_MAX:
+        raise InvalidInput.one("settle_s", f"expected 0 to {SETTLE_S_MAX:g} seconds, got {settle_s:g}")
+    return settle_s
 
 
 def checked_columns(found: Mapping[str, str]) -> dict[str, str]:
