@@ -168,6 +168,10 @@ def _add_to(groups: Sequence[BitMap], users: Mapping[int, BitMap]) -> None:
 _unite = BitMap.__ior__
 
 
+MARKED_MAX = 1_024
+"""Combinations of scopes of which it is kept what new data mark. A round begins anew."""
+
+
 class _Marked(NamedTuple):
     """What new data of some scopes marks: each set once, and of how many scopes it is known who is dirty."""
 
@@ -292,6 +296,8 @@ class DirtyUsers:
         self._beginning.clear()
         marked = self._marked.get(names)
         if marked is None:
+            if len(self._marked) >= MARKED_MAX:
+                self._marked.clear()
             marked = self._marked[names] = self._marked_by(names)
         self.marks += marked.scopes * sum(map(len, users.values()))
         for each in marked.sets:
