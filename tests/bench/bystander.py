@@ -15,7 +15,7 @@ import multiprocessing.synchronize
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -320,26 +320,33 @@ LOADS: dict[str, Load | None] = {
 
 
 def _holds_table(scale: Scale, holds: list[Hold]) -> Table:
-    table = Table(
-        box=box.SIMPLE, title=f"Longest hold of the state lock over {scale.users:,} users (ms of CPU)"
+    return _of_figures(
+        f"Longest hold of the state lock over {scale.users:,} users (ms of CPU)",
+        ("by", "median", "at most", "holds"),
+        [
+            (hold.what, number(hold.median_ms), number(max(hold.longest_ms)), f"{hold.holds:,}")
+            for hold in holds
+        ],
     )
-    table.add_column("by")
-    for heading in ("median", "at most", "holds"):
-        table.add_column(heading, justify="right")
-    for hold in holds:
-        table.add_row(hold.what, number(hold.median_ms), number(max(hold.longest_ms)), f"{hold.holds:,}")
-    return table
 
 
 def _waits_table(scale: Scale, waits: list[Wait]) -> Table:
-    table = Table(
-        box=box.SIMPLE, title=f"Waits of a thread for the interpreter over {scale.users:,} users (ms)"
+    return _of_figures(
+        f"Waits of a thread for the interpreter over {scale.users:,} users (ms)",
+        ("beside a loop of", "p50", "p90", "p99"),
+        [(wait.what, *map(number, (wait.p50_ms, wait.p90_ms, wait.p99_ms))) for wait in waits],
     )
-    table.add_column("beside a loop of")
-    for heading in ("p50", "p90", "p99"):
+
+
+def _of_figures(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first column says what the figures of a row are of."""
+    table = Table(box=box.SIMPLE, title=title)
+    first, *others = headings
+    table.add_column(first)
+    for heading in others:
         table.add_column(heading, justify="right")
-    for wait in waits:
-        table.add_row(wait.what, *(number(ms) for ms in (wait.p50_ms, wait.p90_ms, wait.p99_ms)))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

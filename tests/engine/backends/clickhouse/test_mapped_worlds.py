@@ -104,17 +104,10 @@ class Feed:
 
     def happen(self, backend: ClickHouseBackend, account: str, operation: Operation) -> None:
         """One operation."""
-        match operation:
-            case Batch():
-                self._append(backend, account, operation)
-            case Alias():
-                backend.alias(account, operation.from_user_id, operation.to_user_id)
-            case Erase():
-                backend.erase(account, operation.user_ids)
-            case Expire():
-                backend.remove_events(account, operation.before)
-            case _:
-                raise AssertionError(f"{operation} is in no drawn world")
+        if isinstance(operation, Batch):
+            self._append(backend, account, operation)
+        else:
+            _apply(backend, account, operation)
 
     def _append(self, backend: ClickHouseBackend, account: str, batch: Batch) -> None:
         if batch.request_id in self._requests:
@@ -206,7 +199,7 @@ def test_every_answer_is_that_of_events_that_were_sent(
             feed = Feed(theirs, mapped, source)
             for operation in world.operations:
                 feed.happen(backend, world.account, operation)
-                _tell(embedded, world.account, operation)
+                _apply(embedded, world.account, operation)
                 if source.random() < 0.1:
                     # The log since the last checkpoint is replayed.
                     monkeypatch.setattr(backend, "_checkpoint", lambda: 0)
@@ -228,7 +221,7 @@ def test_every_answer_is_that_of_events_that_were_sent(
     embedded.close()
 
 
-def _tell(backend: LocalBackend, account: str, operation: Operation) -> None:
+def _apply(backend: LocalBackend | ClickHouseBackend, account: str, operation: Operation) -> None:
     match operation:
         case Batch():
             backend.append(account, operation.records, request_id=operation.request_id)
@@ -238,13 +231,15 @@ def _tell(backend: LocalBackend, account: str, operation: Operation) -> None:
             backend.erase(account, operation.user_ids)
         case Expire():
             backend.remove_events(account, operation.before)
+        case _:
+            raise AssertionError(f"{operation} is in no drawn world")
 
 
 # --- activated audiences ------------------------------------------------------------------------------------
 
 
 class MappedLaboratory(delivered_worlds.Laboratory):
-    """An engine to which operations are told by a feed."""
+    """An engine whose operations go through a feed."""
 
     feed: Feed
 
