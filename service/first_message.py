@@ -97,7 +97,7 @@ class Receives(Protocol):
         ...
 
     def refuse_longest(self, pool: str) -> bool:
-        """Ends the call that the pool has waited for longest. False: for none has it waited long."""
+        """Ends the call that the pool has waited for longest. False: no call has waited for long."""
         ...
 
 
@@ -147,7 +147,7 @@ class FirstMessages(Repeating):
             call.refuse(StoreUnavailable("the service is stopping; try again"), retry_in_s=retry_in_s)
 
     def refuse_longest(self, pool: str) -> bool:
-        """Ends the call whose message the pool has waited for longest. False: for none has it waited long."""
+        """Ends the call whose message the pool has waited for longest. False: no call has waited for long."""
         latest = time.monotonic() - SILENT_S_MIN
         for key, (since, call, name) in list(self._awaited.items()):
             if since > latest:

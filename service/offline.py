@@ -82,7 +82,7 @@ def add_shard(url: str, told: Step) -> Moved:
 
 
 def map_events(url: str, input_name: str, table: str, settle_s: float) -> int:
-    """The events of an input are the rows of a table of others from the revision on that is returned."""
+    """Reads the events of an input from a table of others. Returns the revision from which its rows count."""
     with _told():
         tools, location = _moving(url)
         document = prefix_of(Input) + input_name
@@ -90,14 +90,14 @@ def map_events(url: str, input_name: str, table: str, settle_s: float) -> int:
 
 
 def unmap_events(url: str, input_name: str) -> int:
-    """The rows of the table of an input do not count any more from the revision on that is returned."""
+    """Stops reading the table of an input. Returns the revision from which its rows no longer count."""
     with _told():
         tools, location = _moving(url)
         return tools.unmap_events(location, input_name)
 
 
 def recount_events(url: str, input_name: str) -> int:
-    """Takes the rows of the table of an input as they are at the revision that is returned."""
+    """Counts the rows of the table of an input again. Returns the revision from which the new count holds."""
     with _told():
         tools, location = _moving(url)
         return tools.recount_events(location, input_name)

@@ -32,7 +32,7 @@ def _library() -> Any:
 
 
 class KafkaCluster:
-    """A cluster of so many brokers. Records are in memory, the last 5 MiB of each partition."""
+    """A cluster with that many brokers. Records are in memory, the last 5 MiB of each partition."""
 
     def __init__(self, brokers: int = 3) -> None:
         self._library = _library()

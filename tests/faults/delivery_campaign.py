@@ -40,7 +40,7 @@ SEED_BITS = 32
 CHANGES = 1_000_000
 KILLS = 50
 EXIT_KILLS_DIVISOR = 10
-"""One more kill for so many, while exits are on their way."""
+"""Kills while changes are delivered, for each further kill while exits are."""
 POLL_S = 0.05
 STALLED_S = 120.0
 """A guard: nothing takes that long to arrive."""
