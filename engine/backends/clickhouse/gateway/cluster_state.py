@@ -45,7 +45,7 @@ from engine.backends.local.storage.write_ahead_log import (
     UserImportEntry,
     rows_of,
 )
-from engine.backends.local.write.state import NotApplied, State, stamp_of
+from engine.backends.local.write.state import CheckpointingPart, NotApplied, State, stamp_of
 from engine.errors import MilepostError
 from engine.values import Micros
 
@@ -481,20 +481,13 @@ class ClusterState(State[ClusterPeople]):
         self.rows.prepare()
         self.inserts = 0
 
-    def write(self, txn: Writable) -> None:
+    def write(self, txn: Writable, pause: Callable[[], None]) -> None:
         """Writes what `prepare` collected."""
         self.rows.write(txn)
-        super().write(txn)
+        super().write(txn, pause)
 
-    def commit(self) -> None:
-        """Finishes a checkpoint that has committed."""
-        super().commit()
-        self.rows.commit()
-
-    def rollback(self) -> None:
-        """Takes back a checkpoint that did not commit."""
-        super().rollback()
-        self.rows.rollback()
+    def _checkpointing_parts(self) -> list[CheckpointingPart]:
+        return [*super()._checkpointing_parts(), self.rows]
 
 
 def _records_of(entry: BatchEntry) -> Sequence[Record]:

@@ -325,23 +325,24 @@ class Account(People):
 
     # --- checkpointing ---
 
-    def gather(self, yield_lock: Callable[[], None]) -> None:
-        super().gather(yield_lock)
-        self.tables.gather(yield_lock)
-
-    def prepare(self, yield_lock: Callable[[], None]) -> None:
-        super().prepare(yield_lock)
+    def prepare(self) -> None:
+        super().prepare()
         self.properties.prepare()
-        self.tables.prepare(yield_lock)
+        self.tables.freeze()
 
-    def write(self, txn: Writable) -> None:
-        super().write(txn)
-        self.tables.write(txn)
+    def stage_next(self) -> bool:
+        return self.tables.stage_next()
+
+    def write(self, txn: Writable, pause: Callable[[], None]) -> None:
+        super().write(txn, pause)
+        self.tables.write(txn, pause)
 
     def commit(self) -> None:
         super().commit()
         self.properties.commit()
-        self.tables.settle()
+
+    def settle_next(self) -> bool:
+        return self.tables.settle_next()
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit. The event tables detect that themselves."""

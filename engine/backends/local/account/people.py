@@ -317,21 +317,30 @@ class People:
 
     # --- checkpointing ---
 
-    def gather(self, yield_lock: Callable[[], None]) -> None:
-        """Does what `prepare` would have to do, and may be done while entries are applied in between."""
-
-    def prepare(self, yield_lock: Callable[[], None]) -> None:
-        """Collects what is neither in the page cache nor in the name tables for `write`."""
+    def prepare(self) -> None:
+        """Collects what is neither in the page cache nor in the name tables for `write`. No entry may be
+        applied meanwhile.
+        """
         self.directory.prepare()
         self.seen.settle()
 
-    def write(self, txn: Writable) -> None:
-        """Writes what `prepare` collected. Needs no lock."""
+    def stage_next(self) -> bool:
+        """Prepares the next piece of what `prepare` has left to be done while entries are applied. False:
+        nothing is left.
+        """
+        return False
+
+    def write(self, txn: Writable, pause: Callable[[], None]) -> None:
+        """Writes what was prepared. Needs no lock. Calls `pause` from time to time."""
         self.directory.write(txn)
 
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""
         self.directory.commit()
+
+    def settle_next(self) -> bool:
+        """Releases the next piece of what a checkpoint has written. False: nothing is left."""
+        return False
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit."""

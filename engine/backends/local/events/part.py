@@ -51,6 +51,8 @@ _OFFSETS, _ROW_USERS = "offsets", "row_users"
 """Tags of what is derived from users and counts."""
 ROW_USER_BYTES = 4
 
+_NOBODY: frozenset[int] = frozenset()
+
 S = TypeVar("S", bound=Sized)
 
 
@@ -68,7 +70,7 @@ class TimeSpan(NamedTuple):
 class Tombstones(NamedTuple):
     """Removed rows of a part: all rows of some users, and all rows before an instant."""
 
-    removed: list[int]
+    removed: tuple[int, ...]
     floor: Micros | None
 
 
@@ -84,12 +86,12 @@ class PartRecord(msgspec.Struct, array_like=True):
     peak: int
     time_min: int
     time_max: int
-    columns: list[ColumnKey]
+    columns: tuple[ColumnKey, ...]
     """In order."""
-    margins: list[tuple[int, int]]
+    margins: tuple[tuple[int, int], ...]
     """For each column, its first time minus `time_min` and `time_max` minus its last time."""
     bytes: int = 0
-    removed: list[int] = []
+    removed: tuple[int, ...] = ()
     floor: int | None = None
 
 
@@ -112,7 +114,7 @@ class Part:
         self._held = held
         self.slice_key = slice_key
         self.record = record
-        self.removed = set(record.removed)
+        self.removed = frozenset(record.removed) if record.removed else _NOBODY
         self.floor = record.floor
         self.is_damaged = False
         """The answer of `frame`."""
@@ -133,7 +135,7 @@ class Part:
         held.update(frame.columns)
         held[_ROW_USERS] = frame.users
         held[_OFFSETS] = offsets
-        columns = sorted(frame.columns)
+        columns = tuple(sorted(frame.columns))
         first, last = int(frame.times.min()), int(frame.times.max())
         record = PartRecord(
             number=number,
@@ -144,7 +146,7 @@ class Part:
             time_min=first,
             time_max=last,
             columns=columns,
-            margins=[_margins(frame, tag, first, last) for tag in columns],
+            margins=tuple(_margins(frame, tag, first, last) for tag in columns),
         )
         return cls(loader, record, slice_key, held)
 
@@ -431,7 +433,7 @@ class Part:
         if int(users[0]) > self.record.user_max:
             return False
         positions, _ = find_sorted(self.users(), users)
-        found = set(users[positions].tolist()) - self.removed
+        found = frozenset(users[positions].tolist()) - self.removed
         if not found:
             return False
         self._forget_live()
@@ -456,14 +458,14 @@ class Part:
 
     def tombstones(self) -> Tombstones:
         """The current tombstones."""
-        return Tombstones(sorted(self.removed), self.floor)
+        return Tombstones(tuple(sorted(self.removed)), self.floor)
 
     def as_now(self, loader: Loader) -> Part:
         """The part as it is now, with the same cached columns, to be read while this one goes on."""
         held = None if self._held is None else dict(self._held)
         part = Part(loader, self.record, self.slice_key, held, holder=self._holder)
         part._tags = self._tags
-        part.removed = set(self.removed)
+        part.removed = self.removed
         part.floor = self.floor
         return part
 

@@ -1,9 +1,10 @@
 """A table: all events of one account, input, event name, event type and group.
 
-New rows are buffered in a list. The first read after them, or the checkpoint, turns the list into a part in
-memory. Fresh parts merge as they come, so that each is at least twice as large as the next. A checkpoint
-routes their rows into slices and *stages* the result, which is then written. The table stays as it was until
-the checkpoint's transaction has committed (`settle`) or is rolled back (`unstage`).
+New rows are buffered. The first read after them turns them into a part in memory. Fresh parts merge as they
+come, so that each is at least twice as large as the next. A checkpoint *freezes* what is in memory, so that
+rows which come later are not part of it, routes the frozen rows into slices and *stages* the result, which is
+then written. The table stays as it was until the checkpoint's transaction has committed (`settle`) or is
+rolled back (`unstage`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from pyroaring import BitMap
 
+from engine.backends.local.events.buffered_rows import BufferedRows
 from engine.backends.local.events.cache import Loader
 from engine.backends.local.events.compaction import (
     SLICE_PARTS_LIMIT,
@@ -78,6 +80,8 @@ Slices = dict[SliceKey, list[Part]]
 UNPACKED_ROWS_MAX = 256
 """Buffered rows that are looked at one by one: to make a part of them takes as long, however few they are."""
 
+_NO_SLICES: frozenset[SliceKey] = frozenset()
+
 _BITMAP_ID_BYTES = 2
 _BITMAP_OVERHEAD_BYTES = 200
 
@@ -94,9 +98,17 @@ class _Users:
 
 
 @dataclass(slots=True)
+class LastCheckpoint:
+    """The newest checkpoint of an account that has committed, as far as reads have noticed it."""
+
+    number: int = 0
+
+
+@dataclass(slots=True)
 class _Staged:
     """A checkpoint that may not have committed: changed slices (an empty list: deleted) and the record."""
 
+    checkpoint: int
     slices: Slices
     record: TableRecord
     last_day: int = 0
@@ -112,20 +124,47 @@ class _Staged:
 class Table:
     """The rows of one table."""
 
-    def __init__(self, loader: Loader, table_key: TableKey, record: TableRecord | None = None) -> None:
+    __slots__ = (
+        "_buffered",
+        "_checkpointing",
+        "_fresh",
+        "_frozen",
+        "_last_checkpoint",
+        "_loader",
+        "_new_tombstones",
+        "_slices",
+        "_staged",
+        "_users_key",
+        "_was_read",
+        "key",
+        "record",
+    )
+
+    def __init__(
+        self,
+        loader: Loader,
+        last_checkpoint: LastCheckpoint,
+        table_key: TableKey,
+        record: TableRecord | None = None,
+    ) -> None:
         self._loader = loader
+        self._last_checkpoint = last_checkpoint
         self.key = table_key
         self.record = record or TableRecord()
         self._slices: Slices | None = None if record else {}
-        self._pending: list[EventRow] = []
-        self._pending_sets: list[RowSet] = []
-        self._fresh: list[Part] = []
-        self._checkpointing: list[Part] = []
+        # Of a hundred thousand tables most have nothing new. What they do not have is None or an empty tuple:
+        # the garbage collector looks at every list and set.
+        self._buffered: BufferedRows | None = None
+        self._fresh: tuple[Part, ...] = ()
+        self._frozen: BufferedRows | None = None
+        """Rows of the checkpoint under way that are in no part yet."""
+        self._checkpointing: tuple[Part, ...] = ()
+        """Its other rows."""
         self._staged: _Staged | None = None
-        self._new_tombstones: set[SliceKey] = set()
+        self._new_tombstones = _NO_SLICES
         self._was_read = False
         """Rows added since the last checkpoint. Writing other tables must not evict what is read."""
-        self._users_key = (loader.cache.holder(), "users")
+        self._users_key = loader.cache.holder(), "users"
 
     @staticmethod
     def decode_record(stored: memoryview) -> TableRecord:
@@ -133,15 +172,10 @@ class Table:
         return _table_decoder.decode(stored)
 
     @property
-    def pending(self) -> list[EventRow]:
-        """Rows that are in no part yet. Append new rows here."""
-        return self._pending
-
-    @property
     def has_changes(self) -> bool:
         """Whether a checkpoint has something to write."""
         return bool(
-            self._pending or self._pending_sets or self._fresh or self._checkpointing or self._new_tombstones
+            self._buffered or self._frozen or self._fresh or self._checkpointing or self._new_tombstones
         )
 
     @property
@@ -150,14 +184,31 @@ class Table:
         return self.record.has_tombstones or bool(self._new_tombstones)
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether a checkpoint would rewrite what is stored even without changes."""
+        return self.record.has_tombstones or self.record.needs_compaction
+
+    @property
     def fresh_rows(self) -> int:
         """Rows that are not stored yet."""
-        waiting = len(self._pending) + sum(map(len, self._pending_sets))
-        return waiting + sum(part.record.rows for part in (*self._fresh, *self._checkpointing))
+        parts = sum(part.record.rows for part in (*self._fresh, *self._checkpointing))
+        return self._rows_in_no_part + parts
+
+    @property
+    def _rows_in_no_part(self) -> int:
+        return sum(len(rows) for rows in (self._frozen, self._buffered) if rows is not None)
+
+    def add(self, row: EventRow) -> None:
+        """Takes a row."""
+        if self._buffered is None:
+            self._buffered = BufferedRows()
+        self._buffered.rows.append(row)
 
     def add_set(self, rows: RowSet) -> None:
         """Takes rows that are columns already."""
-        self._pending_sets.append(rows)
+        if self._buffered is None:
+            self._buffered = BufferedRows()
+        self._buffered.sets.append(rows)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -165,22 +216,23 @@ class Table:
         """The user and the time of buffered rows that stay out of parts, as they are few. Packs them when
         they are many.
         """
-        count = len(self._pending) + sum(map(len, self._pending_sets))
-        if count > UNPACKED_ROWS_MAX:
-            self.gather_pending()
-            return []
-        found = [(row.user, row.time) for row in self._pending]
-        for rows in self._pending_sets:
-            found += zip(rows.users.tolist(), rows.times.tolist(), strict=True)
-        return found
+        if self._rows_in_no_part > UNPACKED_ROWS_MAX:
+            self.gather()
+        return [
+            each
+            for rows in (self._frozen, self._buffered)
+            if rows is not None
+            for each in rows.users_and_times()
+        ]
 
     def parts(self, start: Micros | None, end: Micros | None, *, packs: bool = True) -> Iterator[Part]:
         """Parts that may have rows in [start, end). Without `packs`, those of `unpacked` are in none."""
+        slices = self._loaded_slices()
         self._was_read = True
         if packs:
-            self.gather_pending()
+            self.gather()
         first = None if start is None else start // MICROS_PER_DAY
-        for slice_key, parts in self._loaded_slices().items():
+        for slice_key, parts in slices.items():
             if (end is None or slice_key.first_day * MICROS_PER_DAY < end) and (
                 first is None or first < slice_key.end_day
             ):
@@ -193,7 +245,7 @@ class Table:
         """Number of users with rows. The set is cached while there is room and follows additions and
         removals, so a table is scanned once.
         """
-        self.gather_pending()
+        self.gather()
         users = self._kept_users()
         if users is None:
             parts = [part for part in self.parts(None, None) if part.is_live]
@@ -219,6 +271,11 @@ class Table:
         self._loaded_slices()
 
     def _loaded_slices(self) -> Slices:
+        """The stored parts, as of the state that is read. Settles a checkpoint that has committed: call this
+        before anything else is looked at.
+        """
+        if self._staged is not None and self._staged.checkpoint <= self._last_checkpoint.number:
+            self._settle(self._staged)
         if self._slices is None:
             with self._loader.session() as txn:
                 self._slices = self._read_slices(txn)
@@ -246,41 +303,45 @@ class Table:
 
     # --- changing -------------------------------------------------------------------------------------------
 
-    def pack_pending(self) -> None:
+    def pack(self) -> None:
         """Turns buffered rows into columns, which take a tenth of the memory."""
-        if self._pending:
-            self._pending_sets.append(RowSet.of_rows(self._pending))
-            self._pending.clear()
+        if self._buffered is not None:
+            self._buffered.pack()
 
-    @property
-    def has_pending(self) -> bool:
-        """Whether rows are in no part yet."""
-        return bool(self._pending or self._pending_sets)
-
-    def gather_pending(self) -> None:
-        """Turns buffered rows into a part, which a read or a checkpoint would do otherwise."""
-        self.pack_pending()
-        if not self._pending_sets:
+    def gather(self) -> None:
+        """Turns buffered rows into parts, for a read."""
+        self._gather_frozen()
+        if self._buffered is None:
             return
-        frames = [Frame.of_sets(self._pending_sets)]
-        self._pending_sets.clear()
+        frames, fresh = [self._frame_of(self._buffered)], list(self._fresh)
+        rows = len(frames[0])
+        while fresh and fresh[-1].record.rows < 2 * rows:
+            frames.append(fresh.pop().frame())
+            rows += len(frames[-1])
+        self._fresh = (*fresh, Part.of_frame(self._loader, Frame.concatenated(frames)))
+        self._buffered = None
+
+    def _gather_frozen(self) -> None:
+        if self._frozen is not None:
+            part = Part.of_frame(self._loader, self._frame_of(self._frozen))
+            self._checkpointing = (*self._checkpointing, part)
+            self._frozen = None
+
+    def _frame_of(self, buffered: BufferedRows) -> Frame:
+        frame = Frame.of_sets(buffered.taken())
         users = self._kept_users()
         if users is not None:
-            users.ids |= bitmap_of(frames[0].users)
+            users.ids |= bitmap_of(frame.users)
             self._loader.cache.put(self._users_key, users, users.nbytes)
-        rows = len(frames[0])
-        while self._fresh and self._fresh[-1].record.rows < 2 * rows:
-            frames.append(self._fresh.pop().frame())
-            rows += len(frames[-1])
-        self._fresh.append(Part.of_frame(self._loader, Frame.concatenated(frames)))
+        return frame
 
     def extract(self, user: int) -> list[EventRow]:
         """Removes a user's rows and returns them, unordered."""
         _, input_number, name_number, event_type, group = self.key
         type_ = EventType(event_type)
         rows: list[EventRow] = []
-        self.gather_pending()
-        stored = (part for _, part in _parts_in(self._loaded_slices()))
+        stored = [part for _, part in _parts_in(self._loaded_slices())]
+        self.gather()
         for part in (*stored, *self._checkpointing, *self._fresh):
             for row in part.rows_of_user(user).tolist():
                 time, sequence, attributes = part.row(row)
@@ -290,28 +351,34 @@ class Table:
         self.remove_users(np.array([user], np.uint32))
         return rows
 
-    def remove_users(self, users: Uint32s) -> None:
-        """Removes the rows of some users, sorted."""
-        self.gather_pending()
-        for part in (*self._checkpointing, *self._fresh):
-            part.remove(users)
-        self._fresh = [part for part in self._fresh if part.is_live]
+    def remove_users(self, users: Uint32s) -> bool:
+        """Removes the rows of some users, sorted; False when there are none. A checkpoint under way must have
+        staged the table.
+        """
+        slices = self._loaded_slices()
+        self.gather()
+        unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove(users)]
+        self._fresh = tuple(part for part in self._fresh if part.is_live)
         # A checkpoint under way has written its rows already, so they get a tombstone there too.
-        for slice_key, part in (*_parts_in(self._loaded_slices()), *self._staged_parts()):
-            if part.remove(users):
-                self._new_tombstones.add(slice_key)
+        stored = (*_parts_in(slices), *self._staged_parts())
+        new_tombstones = {slice_key for slice_key, part in stored if part.remove(users)}
+        self._new_tombstones |= new_tombstones
         kept = self._kept_users()
         if kept is not None:
             kept.ids -= bitmap_of(users)
+        return bool(unstored or new_tombstones)
 
     def remove_before(self, instant: Micros) -> bool:
-        """Removes all rows before the instant; False when there are none."""
-        self.gather_pending()
+        """Removes all rows before the instant; False when there are none. A checkpoint under way must have
+        staged the table.
+        """
+        slices = self._loaded_slices()
+        self.gather()
         unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove_before(instant)]
-        self._fresh = [part for part in self._fresh if part.is_live]
+        self._fresh = tuple(part for part in self._fresh if part.is_live)
         new_tombstones = {
             slice_key
-            for slice_key, part in (*_parts_in(self._loaded_slices()), *self._staged_parts())
+            for slice_key, part in (*_parts_in(slices), *self._staged_parts())
             if part.remove_before(instant)
         }
         self._new_tombstones |= new_tombstones
@@ -332,15 +399,22 @@ class Table:
             or (self.record.needs_compaction and not allowances.compaction.is_used_up)
         )
 
-    def stage(self, allowances: Allowances) -> None:
-        """Decides what `write` writes: fresh rows, new tombstones, and rewritten parts within the allowances
-        of the checkpoint.
+    def freeze(self) -> None:
+        """The rows of now are part of a checkpoint, and those that come later are not."""
+        if self._frozen is not None and self._buffered is not None:
+            self._frozen.take(self._buffered)
+        else:
+            self._frozen = self._buffered if self._frozen is None else self._frozen
+        self._buffered = None
+        self._checkpointing, self._fresh = (*self._checkpointing, *self._fresh), ()
+
+    def stage(self, allowances: Allowances, checkpoint: int) -> None:
+        """Decides what `write` writes: frozen rows, new tombstones, and rewritten parts within the allowances
+        of the checkpoint, by its number. Rows may have come since `freeze`, but none may have been removed.
         """
-        self.gather_pending()
-        self._checkpointing += self._fresh
-        self._fresh = []
         slices = self._loaded_slices()
-        staged = _Staged({}, msgspec.structs.replace(self.record))
+        self._gather_frozen()
+        staged = _Staged(checkpoint, {}, msgspec.structs.replace(self.record))
         frame = Frame.concatenated(part.frame() for part in self._checkpointing)
         stored = (part for _, part in _parts_in(slices))
         last_time = max((part.record.time_max for part in (*stored, *self._checkpointing)), default=0)
@@ -353,7 +427,7 @@ class Table:
         self._join_past_parts(staged, slices, allowances.compaction)
         for slice_key in self._new_tombstones & slices.keys():
             staged.slices.setdefault(slice_key, slices[slice_key])
-        self._new_tombstones = set()
+        self._new_tombstones = _NO_SLICES
         self._record(staged, slices)
         self._staged = staged
 
@@ -459,11 +533,13 @@ class Table:
         txn.put(key(Family.EVENT_TABLE, *self.key), _encoder.encode(staged.record))
 
     def settle(self) -> None:
-        """Finishes the staged checkpoint, which has committed: its outcome becomes the table's state."""
-        staged = self._staged
-        if staged is None:
-            return
-        slices = self._loaded_slices()
+        """Finishes the staged checkpoint, if it has committed."""
+        self._loaded_slices()
+
+    def _settle(self, staged: _Staged) -> None:
+        """The outcome of the staged checkpoint, which has committed, becomes the table's state."""
+        slices = self._slices
+        assert slices is not None
         for slice_key, parts in staged.slices.items():
             for part in slices.pop(slice_key, ()):
                 if part not in parts:
@@ -476,18 +552,21 @@ class Table:
         for part in self._checkpointing:
             part.dispose()
         self.record = staged.record
-        self._checkpointing = []
+        self._checkpointing = ()
         self._staged = None
 
-    def unstage(self) -> None:
-        """Takes back the staged checkpoint, which has not committed: its rows have to be written again."""
+    def unstage(self) -> bool:
+        """Takes back the staged checkpoint, which has not committed: its rows have to be written again. False
+        when there is none.
+        """
         if self._staged is None:
-            return
+            return False
         slices = self._loaded_slices()
         self._new_tombstones |= self._staged.slices.keys() & slices.keys()
-        self._fresh = [*self._checkpointing, *self._fresh]
-        self._checkpointing = []
+        self._fresh = (*self._checkpointing, *self._fresh)
+        self._checkpointing = ()
         self._staged = None
+        return True
 
 
 def _joined(parts: Iterable[Part], frame: Frame | None = None) -> Frame | None:

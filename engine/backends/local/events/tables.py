@@ -11,7 +11,7 @@ from pyroaring import BitMap
 from engine.backends.local.events.aggregate import few_passing, passing
 from engine.backends.local.events.all_rows import ALL_ROWS_MAX, AllRows, GroupRows, States
 from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
-from engine.backends.local.events.compaction import Allowances
+from engine.backends.local.events.checkpointing import TableCheckpoints
 from engine.backends.local.events.facts import (
     TableFacts,
     column_spans,
@@ -35,7 +35,7 @@ from engine.backends.local.events.select import Universe
 from engine.backends.local.events.sequence import sequence_passing
 from engine.backends.local.events.shared_part import SHARED_PART_ROWS_MAX, SharedPart, rows_in_memory
 from engine.backends.local.events.shared_rows import SharedRows
-from engine.backends.local.events.table import Table, TableKey
+from engine.backends.local.events.table import Table, TableKey, TableRecord
 from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.bitmaps import ids_of
 from engine.backends.local.storage.keys import Family, key, parts_of
@@ -95,13 +95,15 @@ class _Group:
         self._by_input.setdefault(input_number, []).append(table)
         self._by_event.setdefault(name_number, []).append(table)
 
-    def drop(self, input_number: int) -> None:
-        """Removes the tables of an input."""
-        for table in self._by_input.pop(input_number, ()):
+    def drop(self, input_number: int) -> Collection[Table]:
+        """Removes the tables of an input, and returns them."""
+        dropped = self._by_input.pop(input_number, ())
+        for table in dropped:
             _, _, name_number, event_type, _ = table.key
             del self.tables[input_number, name_number, event_type]
             self._by_name.pop((input_number, name_number), None)
             self._by_event[name_number].remove(table)
+        return dropped
 
     def selected(self, selection: ResolvedSelection) -> Iterator[Table]:
         """The tables of the inputs, name and type."""
@@ -144,45 +146,43 @@ class EventTables:
         self._account = account
         self._loader = Loader(store.index, ColumnCache() if cache is None else cache)
         self._groups = [_Group() for _ in range(groups)]
-        self._staged: list[Table] = []
+        self._checkpoints = TableCheckpoints(self._loader, account)
         self._is_read_briefly = False
         """Whether a block of `reading` runs; the lock is held as long."""
         self._pending_rows = 0
         self._arrived: list[ArrivedRows] = []
         self._arrived_rows = 0
-        self._turn = 0
-        self._checkpoint_number = 0
-        self._checkpoint_key = key(Family.EVENT_CHECKPOINT, account)
         with self._loader.session() as txn:
-            self._checkpoint_number = self._committed_checkpoint(txn)
             for found, stored in txn.scan(key(Family.EVENT_TABLE, account)):
                 _, input_number, name_number, event_type, group = map(int, parts_of(found))
-                record = Table.decode_record(stored)
-                table_key = (account, input_number, name_number, event_type, group)
-                self._groups[group].add(Table(self._loader, table_key, record))
+                short = (input_number, name_number, event_type)
+                self._new_table(group, short, Table.decode_record(stored))
+            self._checkpoints.begin(txn, self._all())
 
     # --- adding ---------------------------------------------------------------------------------------------
 
     def add(self, rows: Sequence[EventRow]) -> None:
         """Adds rows. The next read sees them."""
-        groups = self._groups
+        groups, changed = self._groups, self._checkpoints.changed
         for row in rows:
             short = (row.input_number, row.name_number, row.type)
             table = groups[row.group].tables.get(short) or self._new_table(row.group, short)
-            table.pending.append(row)
+            table.add(row)
+            changed(table)
+        self._checkpoints.added(len(rows))
         self._pending_rows += len(rows)
         if self._pending_rows >= PENDING_ROWS_MAX:
             self._pack_pending()
 
     def _pack_pending(self) -> None:
         self._pending_rows = 0
-        for group in self._groups:
-            for table in group.tables.values():
-                table.pack_pending()
+        for table in self._checkpoints.changed_tables:
+            table.pack()
 
     def add_columns(self, rows: ArrivedRows) -> None:
         """Adds rows that arrive as columns. The next read sees them."""
         self._arrived.append(rows)
+        self._checkpoints.added(len(rows))
         self._arrived_rows += len(rows)
         if self._arrived_rows >= ARRIVED_ROWS_MAX:
             self._place_arrived()
@@ -194,18 +194,25 @@ class EventTables:
             short = (found.input_number, found.name_number, found.type)
             table = self._groups[found.group].tables.get(short) or self._new_table(found.group, short)
             table.add_set(rows)
+            self._checkpoints.changed(table)
         self._arrived = []
         self._arrived_rows = 0
 
-    def _new_table(self, group: int, short: _Short) -> Table:
-        table = Table(self._loader, (self._account, *short, group))
+    def _new_table(self, group: int, short: _Short, record: TableRecord | None = None) -> Table:
+        table = Table(self._loader, self._checkpoints.last, (self._account, *short, group), record)
         self._groups[group].add(table)
         return table
 
     def extract(self, group: int, user: int) -> list[EventRow]:
         """Removes a user's rows from all tables and returns them in order of arrival."""
         with self._session():
-            rows = [row for table in self._groups[group].tables.values() for row in table.extract(user)]
+            rows: list[EventRow] = []
+            for table in self._groups[group].tables.values():
+                self._checkpoints.removes_from(table)
+                found = table.extract(user)
+                if found:
+                    self._checkpoints.changed(table)
+                    rows += found
         rows.sort(key=lambda row: row.sequence)
         return rows
 
@@ -215,24 +222,29 @@ class EventTables:
             tables = list(self._groups[group].tables.values())
         for table in tables:
             with self._session():
-                table.remove_users(users)
+                self._checkpoints.removes_from(table)
+                if table.remove_users(users):
+                    self._checkpoints.changed(table)
             yield_lock()
 
     def drop(self, input_number: int) -> None:
         """Drops the tables of an input, which have no rows of a user. The caller deletes what is stored."""
         with self._session():
             for group in self._groups:
-                group.drop(input_number)
+                for table in group.drop(input_number):
+                    self._checkpoints.dropped(table)
 
     def remove_before(self, instant: Micros) -> list[ReadTable]:
         """Removes every row before the instant. Returns the tables that had such rows."""
+        removed: list[ReadTable] = []
         with self._session():
-            return [
-                (input_number, name_number, group)
-                for group, tables in enumerate(self._groups)
-                for (input_number, name_number, _), table in tables.tables.items()
-                if table.remove_before(instant)
-            ]
+            for table in self._all():
+                self._checkpoints.removes_from(table)
+                if table.remove_before(instant):
+                    self._checkpoints.changed(table)
+                    _, input_number, name_number, _, group = table.key
+                    removed.append((input_number, name_number, group))
+        return removed
 
     def has_before(self, group: int, instant: Micros) -> bool:
         """Whether the group has a row before the instant. The first call for a table loads the metadata of
@@ -253,8 +265,8 @@ class EventTables:
         that takes long: the lock is held in the block.
         """
         before, self._is_read_briefly = self._is_read_briefly, True
-        # Without a checkpoint under way, what is stored is as the tables are.
-        is_in_step = not self._staged and not self._loader.is_open
+        # As long as no checkpoint can have committed, what is stored is as the tables are.
+        is_in_step = not self._checkpoints.may_have_committed and not self._loader.is_open
         try:
             with self._loader.when_needed() if is_in_step else self._session():
                 self._place_arrived()
@@ -311,7 +323,7 @@ class EventTables:
         TakesLong when they are not in memory.
         """
         # What a checkpoint has stored is found out when it is read.
-        if self._staged:
+        if self._checkpoints.may_have_committed:
             raise TakesLong
         self._place_arrived()
         found: list[RowsOfOne] = []
@@ -610,51 +622,30 @@ class EventTables:
 
     # --- checkpointing --------------------------------------------------------------------------------------
 
-    def gather(self, yield_lock: Callable[[], None]) -> None:
-        """Does what a checkpoint would have to do while writes wait, and may be done before: buffered rows
-        become parts. Calls `yield_lock` between tables; rows that are added meanwhile may stay.
-        """
-        self._place_arrived()
-        for table in self._all():
-            if table.has_pending:
-                with self._session():
-                    table.gather_pending()
-                yield_lock()
-
-    def prepare(self, yield_lock: Callable[[], None] = lambda: None) -> None:
-        """Decides what a checkpoint writes. It takes effect with the transaction of `write`.
-
-        Calls `yield_lock` from time to time, which may let others read but not write.
-        """
-        with self._session(), self._loader.keeping(Keeping.NOTHING):
-            for table in self._staged:
-                table.unstage()
-            self._staged = []
-            # Increment first: a concurrent read must not take the previous checkpoint for this one.
-            self._checkpoint_number += 1
-            tables = self._all()
-            allowances = Allowances(sum(table.fresh_rows for table in tables))
-            first = self._turn % len(tables) if tables else 0
-            for position, table in enumerate((*tables[first:], *tables[:first]), first):
-                if table.has_work(allowances):
-                    table.stage(allowances)
-                    self._staged.append(table)
-                    # The next checkpoint starts where this one runs out of its allowance.
-                    if not allowances.compaction.was_refused:
-                        self._turn = position + 1
-                    yield_lock()
-
-    def write(self, txn: Writable) -> None:
-        """Writes what `prepare` decided. Needs no lock: others may read and change the tables meanwhile."""
-        for table in self._staged:
-            table.write(txn)
-        if self._staged:
-            txn.put(self._checkpoint_key, self._checkpoint_number.to_bytes(8, "big"))
-
-    def settle(self) -> None:
-        """Releases rows that the last checkpoint has stored, without waiting for the next read."""
+    def freeze(self) -> None:
+        """What there is now is part of a new checkpoint. Call while no entry is applied."""
         with self._session():
-            pass
+            self._checkpoints.freeze()
+
+    def stage_next(self) -> bool:
+        """Decides what of the next table is written; False when all is decided. Entries may be applied in
+        between. It takes effect with the transaction of `write`.
+        """
+        with self._session():
+            return self._checkpoints.stage_next()
+
+    def write(self, txn: Writable, pause: Callable[[], None] = lambda: None) -> None:
+        """Writes what is staged, and calls `pause` between tables. Needs no lock: others may read and change
+        the tables meanwhile.
+        """
+        self._checkpoints.write(txn, pause)
+
+    def settle_next(self) -> bool:
+        """Releases what the last checkpoint has stored of the next table, without waiting for a read. False:
+        all is released.
+        """
+        with self._session():
+            return self._checkpoints.settle_next()
 
     def _session(self, txn: ReadTransaction | None = None) -> AbstractContextManager[None]:
         """Opens one state of the index, that of `txn` or the newest, with the tables as of that state."""
@@ -666,31 +657,24 @@ class EventTables:
     @contextmanager
     def _opened(self, txn: ReadTransaction | None) -> Iterator[None]:
         with self._loader.session(txn) as opened:
-            if self._staged and self._committed_checkpoint(opened) == self._checkpoint_number:
-                for table in self._staged:
-                    table.settle()
-                self._staged = []
+            self._checkpoints.notice(opened)
             self._place_arrived()
             yield
 
     def _all(self) -> list[Table]:
         return [table for group in self._groups for table in group.tables.values()]
 
-    def _committed_checkpoint(self, txn: ReadTransaction) -> int:
-        stored = txn.get(self._checkpoint_key)
-        return 0 if stored is None else int.from_bytes(stored, "big")
-
     @property
     def is_purging(self) -> bool:
         """Whether removed rows are still stored that a checkpoint has to purge."""
         with self._session():
-            return any(table.is_purging for table in self._all())
+            return self._checkpoints.is_purging
 
     @property
     def needs_compaction(self) -> bool:
         """Whether a checkpoint would merge parts even without new rows."""
         with self._session():
-            return any(table.record.needs_compaction for table in self._all())
+            return self._checkpoints.needs_compaction
 
     def parts_of_group(self, group: int) -> list[tuple[TableKey, Part]]:
         """Every part of the tables of a group, each with the key of its table. Reads the metadata of all."""

@@ -11,21 +11,31 @@ from contextlib import suppress
 
 from engine.backends.local.roles.open_store import OpenStore
 from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage.rests import Rests
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.transactions import WriteBuffer
 from engine.backends.local.storage.write_ahead_log import LOG_IS_FULL
 from engine.backends.local.write.state import P
 from engine.clock import Stamp
-from engine.errors import DataLoss, LimitExceeded, MilepostError
+from engine.errors import DataLoss, LimitExceeded, MilepostError, StoreUnavailable
 from engine.measures import Counter, Durations
 from engine.process_memory import give_back
 
 CHECKPOINT_POLL_SECONDS = 0.2
 
+CLOSING_CHECKPOINT_S_MAX = 10.0
+"""Seconds for which a store that closes prepares its last checkpoint. Without it the next start replays the
+log.
+"""
+
 FULL_RETRY_SECONDS = 5.0
 """How long after a checkpoint that found no room the next one tries."""
 
 _log = logging.getLogger(__name__)
+
+
+class CheckpointAbandoned(StoreUnavailable):
+    """The store closes, and a checkpoint would take too long. The log keeps what was to be written."""
 
 
 class Checkpoints(OpenStore[P]):
@@ -34,6 +44,8 @@ class Checkpoints(OpenStore[P]):
     def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
         super().__init__(store, settings, clock)
         self._checkpoint_lock = threading.RLock()
+        self._closes_by = math.inf
+        """When a store that closes gives up its checkpoint, in monotonic seconds."""
         self._is_full = False
         self._checkpoint_damage: DataLoss | None = None
         """The error that prevents checkpoints, or None."""
@@ -163,13 +175,16 @@ class Checkpoints(OpenStore[P]):
         )
 
     def _write_state(self) -> tuple[int, int]:
-        """Collects changes under the locks and writes them without: entries are applied and questions
-        answered meanwhile. Returns the bytes of log entries that are in the index now, and the bytes written
-        for them.
+        """Fixes what is written while no entry is applied. Prepares and writes it while entries are applied
+        and questions answered. Returns the bytes of log entries that are in the index now, and the bytes
+        written for them.
         """
-        changes = WriteBuffer()
-        with self._state.locked():
-            self._state.gather()
+        changes, rest = WriteBuffer(), Rests()
+
+        def pause() -> None:
+            self._check_time()
+            rest()
+
         try:
             with self._writer.paused(), self._index_lock:
                 # While the writer pauses, no more come to wait.
@@ -178,17 +193,24 @@ class Checkpoints(OpenStore[P]):
                     appended_bytes = self._log.appended_bytes
                     self._state.prepare(changes)
                     self._writer.records_since_checkpoint = 0
-            self._state.write(changes)
+            self._state.stage(pause)
+            self._state.write(changes, pause)
             with self._index_lock, self._store.index.writing() as txn:
-                changes.write_to(txn)
+                changes.write_to(txn, rest)
         except BaseException:
             with self._state.locked():
                 self._state.rollback()
             raise
-        with self._state.locked():
-            self._state.commit()
+        self._state.commit(rest)
         log_bytes, self._checkpointed_bytes = appended_bytes - self._checkpointed_bytes, appended_bytes
         return log_bytes, changes.size_bytes
+
+    def _check_time(self) -> None:
+        """Raises CheckpointAbandoned when the store closes and this takes long."""
+        if self._closing.is_set() and time.monotonic() > self._closes_by:
+            raise CheckpointAbandoned(
+                f"it took longer than {CLOSING_CHECKPOINT_S_MAX:g} s; the next start reads the log"
+            )
 
     def _merge_runs(self) -> None:
         """Merges some runs of each kind. The next checkpoint continues."""
@@ -237,6 +259,9 @@ class Checkpoints(OpenStore[P]):
                     damage.message,
                     damage.metadata.get("key_family", "unknown family"),
                 )
+            except CheckpointAbandoned:
+                # The end of the store says so.
+                return
             except Exception:
                 # The log keeps everything. The next attempt follows after another interval.
                 _log.exception("checkpointing failed")

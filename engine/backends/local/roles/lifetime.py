@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
-from engine.backends.local.roles.checkpoints import Checkpoints
+from engine.backends.local.roles.checkpoints import CLOSING_CHECKPOINT_S_MAX, Checkpoints
 from engine.backends.local.serving.writer import LocalServing
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.documents import LocalDocuments
@@ -67,6 +68,7 @@ class Lifetime(Checkpoints[P]):
 
     def close(self) -> None:
         """Checkpoints, releases the store, and wakes all waiters. Closing twice is allowed."""
+        self._closes_by = time.monotonic() + CLOSING_CHECKPOINT_S_MAX
         self._closing.set()
         self._state.memberships.close()
         for thread in self._background:

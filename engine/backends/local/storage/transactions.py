@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
@@ -481,9 +481,10 @@ class WriteBuffer:
         """Bytes of all keys and values."""
         return sum(len(stored) + len(value or b"") for stored, value, _ in self._changes)
 
-    def write_to(self, txn: WriteTransaction) -> None:
-        """Applies the changes, in the order they were collected."""
+    def write_to(self, txn: WriteTransaction, pause: Callable[[], None] = lambda: None) -> None:
+        """Applies the changes, in the order they were collected, and calls `pause` between them."""
         for stored, value, is_prefix in self._changes:
+            pause()
             if value is not None:
                 txn.put(stored, value)
             elif is_prefix:

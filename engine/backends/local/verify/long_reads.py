@@ -15,18 +15,11 @@ from pathlib import Path
 from engine.backends.base.upkeep import Finding
 from engine.backends.local.storage.building import sync_directory
 from engine.backends.local.storage.copying import write_copy
+from engine.backends.local.storage.rests import Rests
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.viewing import viewed
 from engine.backends.local.verify import refuse_faults, verify, verify_transactions
 from engine.errors import DataLoss, FailedPrecondition, StoreUnavailable
-
-WORK_SECONDS = 0.0003
-"""Seconds a verification works before it rests."""
-
-REST_SECONDS = 0.0001
-"""Seconds a verification rests. It reads key by key, and LMDB gives the interpreter up and takes it again for
-each: who waits is woken, finds it taken, and waits from anew, for 5 to 20 ms. Only who sleeps lets others in.
-"""
 
 COPY_REST_SECONDS = 0.001
 """Seconds a copy rests every few megabytes."""
@@ -51,7 +44,7 @@ class Upkeep:
         if not self._verifying.acquire(blocking=False):
             raise FailedPrecondition("another verification is under way", reason="VERIFICATION_UNDER_WAY")
         try:
-            yield from self._checked(verify(self._store.log, self._store.index, _Rests()))
+            yield from self._checked(verify(self._store.log, self._store.index, Rests()))
         finally:
             self._verifying.release()
 
@@ -68,7 +61,7 @@ class Upkeep:
         with self._copying, _told_of_copying():
             self._write_copy(directory, still, may_go_on)
             with viewed(directory, None, is_owned=True) as copy:
-                findings = verify_transactions(copy.log, copy.index, _Rests())
+                findings = verify_transactions(copy.log, copy.index, Rests())
                 refuse_faults(self._checked(findings, may_go_on), "what was copied")
 
     def _write_copy(
@@ -107,18 +100,6 @@ class Upkeep:
         """
         self._closing.set()
         return all(lock.acquire(timeout=END_SECONDS_MAX) for lock in (self._copying, self._verifying))
-
-
-class _Rests:
-    """Rests once it has worked for a while, whenever it is called."""
-
-    def __init__(self) -> None:
-        self._rest_at = time.monotonic() + WORK_SECONDS
-
-    def __call__(self) -> None:
-        if time.monotonic() >= self._rest_at:
-            time.sleep(REST_SECONDS)
-            self._rest_at = time.monotonic() + WORK_SECONDS
 
 
 @contextmanager

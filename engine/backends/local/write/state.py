@@ -447,42 +447,56 @@ class State(Generic[P]):
 
     # --- checkpointing --------------------------------------------------------------------------------------
 
-    def gather(self) -> None:
-        """Makes `prepare` shorter. Entries may be applied, and others read, in between. Call with the lock
-        held.
-        """
-        for account in list(self._accounts.values()):
-            account.gather(self._lock.yield_lock)
-
     def prepare(self, txn: Writable) -> None:
-        """Writes dirty pages, and collects everything else that is not in the index for `write`. Others may
-        read in between. Nothing may be applied before this returns.
+        """Writes dirty pages, and fixes what else a checkpoint writes. Others may read in between. No entry
+        may be applied before this returns.
         """
         self._writing = CheckpointedState(self.position, self._sequence, self.arrival, self._settled)
         for part in (self.names, self.event_ids, self.requests, self._forgotten_keys):
             part.prepare()
         self._checkpointing = list(self._accounts.values())
         for account in self._checkpointing:
-            account.prepare(self._lock.yield_lock)
+            account.prepare()
+            self._lock.yield_lock()
         self.page_cache.write(txn, self._lock.yield_lock)
 
-    def write(self, txn: Writable) -> None:
-        """Writes what `prepare` collected, with the position it reflects. Needs no lock."""
+    def stage(self, pause: Callable[[], None]) -> None:
+        """Does what `prepare` has left, piece by piece, and calls `pause` in between. Entries may be applied
+        meanwhile. Call without the lock.
+        """
+        for account in self._checkpointing:
+            self._in_pieces(account.stage_next, pause)
+
+    def _in_pieces(self, take_next: Callable[[], bool], pause: Callable[[], None]) -> None:
+        """Takes the lock for each piece, until none is left."""
+        is_left = True
+        while is_left:
+            with self.locked():
+                is_left = take_next()
+            pause()
+
+    def write(self, txn: Writable, pause: Callable[[], None]) -> None:
+        """Writes what was prepared, with the position it reflects, and calls `pause` in between. Needs no
+        lock.
+        """
         self.names.write(txn)
         self.event_ids.write(txn, self._writing.stamp)
         self.requests.write(txn, self._writing.stamp.settled)
         for account in self._checkpointing:
-            account.write(txn)
+            account.write(txn, pause)
         self._forgotten_keys.write(txn)
         write_checkpointed(txn, self._writing)
 
-    def commit(self) -> None:
-        """Finishes a checkpoint that has committed."""
-        for part in self._checkpointing_parts():
-            part.commit()
-        self._checkpointing = []
-        self.checkpointed = self._writing
-        self._limit_caches()
+    def commit(self, pause: Callable[[], None]) -> None:
+        """Finishes a checkpoint that has committed, and calls `pause` in between. Call without the lock."""
+        with self.locked():
+            for part in self._checkpointing_parts():
+                part.commit()
+            accounts, self._checkpointing = self._checkpointing, []
+            self.checkpointed = self._writing
+            self._limit_caches()
+        for account in accounts:
+            self._in_pieces(account.settle_next, pause)
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit; its changes are still to be written."""
@@ -490,7 +504,7 @@ class State(Generic[P]):
             part.rollback()
         self._checkpointing = []
 
-    def _checkpointing_parts(self) -> list[_CheckpointingPart]:
+    def _checkpointing_parts(self) -> list[CheckpointingPart]:
         return [
             *self._checkpointing,
             self.page_cache,
@@ -529,7 +543,9 @@ class MakesAccount(Protocol[P_co]):
     ) -> P_co: ...
 
 
-class _CheckpointingPart(Protocol):
+class CheckpointingPart(Protocol):
+    """What takes part in a checkpoint."""
+
     def commit(self) -> None: ...
 
     def rollback(self) -> None: ...

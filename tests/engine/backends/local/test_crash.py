@@ -10,12 +10,13 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import Contains, Count, Members
+from engine.backends.base import Contains, Count, EventRecord, Members, StoreFault
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.keys import Family, key
@@ -131,6 +132,84 @@ def test_replay_reaches_the_same_state(
     assert observed(again, plan) == observed(backend, plan)
     again.close()
     backend.close()
+
+
+NAMES = ("buy", "view", "open")
+USERS = ("ada", "bob", "cleo", "dan")
+COUNTED = tuple(
+    EventMatch(selection=EventSelection(inputs=(WEB,), name=name), intervals=(Interval(low=float(low)),))
+    for name in NAMES
+    for low in (1, 2, 3, 5, 8)
+)
+EVERY_COUNT = Plan(account=ACCOUNT, as_of=NOON, steps=COUNTED, roots=tuple(range(len(COUNTED))))
+DURING: tuple[Operation, ...] = (
+    *(Alias(user, other) for user in USERS for other in USERS if user < other),
+    *(Erase((user,)) for user in USERS),
+    Expire(NOON - 24 * MICROS_PER_HOUR),
+    Expire(NOON),
+    Batch(tuple(event(user, name=name) for user in USERS for name in NAMES)),
+)
+some_events = st.lists(
+    st.builds(
+        lambda user, name, days: event(user, name=name, time=NOON - days * 24 * MICROS_PER_HOUR),
+        st.sampled_from(USERS),
+        st.sampled_from(NAMES),
+        st.integers(0, 2),
+    ),
+    min_size=4,
+    max_size=30,
+)
+
+
+@settings(max_examples=100, suppress_health_check=HEALTH)
+@given(
+    before=some_events,
+    fresh=some_events,
+    during=st.lists(st.one_of(st.none(), st.sampled_from(DURING)), min_size=1, max_size=8),
+    fails=st.booleans(),
+)
+def test_entries_applied_during_a_checkpoint_are_replayed(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: list[EventRecord],
+    fresh: list[EventRecord],
+    during: list[Operation | None],
+    fails: bool,
+) -> None:
+    """A checkpoint has nothing of what an entry has removed or moved since it began: the replay of that entry
+    has to find it. Entries are applied before each table is staged, and before it is written.
+    """
+    directory = tmp_path_factory.mktemp("during")
+    backend = LocalBackend.open(directory / "store", settings=SETTINGS)
+    waiting = list(during)
+
+    def go_on() -> None:
+        operation = waiting.pop(0) if waiting else None
+        if operation is not None:
+            # An erasure waits for the checkpoint after this one.
+            with mock.patch.object(backend, "_checkpoint_through"):
+                happen(backend, ACCOUNT, operation)
+
+    with contextlib.closing(backend):
+        backend.append(ACCOUNT, before)
+        backend.checkpoint()
+        backend.append(ACCOUNT, fresh)
+        stage = backend._state.stage
+
+        def go_on_and_stage(pause: Callable[[], None]) -> None:
+            go_on()
+            stage(pause)
+
+        with mock.patch.object(backend._state, "stage", go_on_and_stage), contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(backend, "_check_time", go_on))
+            if fails:
+                stack.enter_context(pytest.raises(LimitExceeded))
+                stack.enter_context(mock.patch.object(WriteBuffer, "write_to", failing))
+            backend.checkpoint()
+        for _ in range(2):
+            with contextlib.closing(crashed(directory / "store", directory / "copy")) as again:
+                assert observed(again, EVERY_COUNT) == observed(backend, EVERY_COUNT)
+                assert [found for found in again.verify() if isinstance(found, StoreFault)] == []
+            backend.checkpoint()
 
 
 def test_membership_is_all_or_nothing(backend: LocalBackend, tmp_path: Path) -> None:
@@ -275,13 +354,13 @@ def test_writes_during_a_checkpoint_belong_to_the_next_one(
     original = WriteBuffer.write_to
     seen: list[tuple[str, ...]] = []
 
-    def meanwhile(buffer: WriteBuffer, txn: WriteTransaction) -> None:
+    def meanwhile(buffer: WriteBuffer, txn: WriteTransaction, pause: Callable[[], None]) -> None:
         answer = backend.append(
             ACCOUNT, [event("cleo"), event("dan", event_id="1"), update("bob", plan="tin")]
         )
         assert answer.duplicates == 1
         seen.append(backend.execute(EVERYONE, Members()).user_ids)
-        original(buffer, txn)
+        original(buffer, txn, pause)
 
     monkeypatch.setattr(WriteBuffer, "write_to", meanwhile)
     assert backend.checkpoint() == 1

@@ -137,18 +137,21 @@ def test_the_index_keeps_nothing_of_a_forgotten_input_or_workspace(backend: Loca
     assert faults(backend) == []
 
 
-def test_a_checkpoint_under_way_writes_the_state_before(backend: LocalBackend, tmp_path: Path) -> None:
-    # 1. While a checkpoint writes, its account is forgotten, and data comes under the same name.
+@pytest.mark.parametrize("step", ["stage", "write", "commit"])
+def test_a_checkpoint_under_way_writes_the_state_before(
+    backend: LocalBackend, tmp_path: Path, step: str
+) -> None:
+    # 1. While a checkpoint goes on, its account is forgotten, and data comes under the same name.
     fill(backend)
-    write = LocalState.write
+    go_on = getattr(LocalState, step)
 
-    def write_and_forget(state: LocalState, txn: WriteBuffer) -> None:
+    def forget_and_go_on(state: LocalState, *given: object) -> None:
         backend.forget(ACCOUNT, ACCOUNT)
         backend.append(ACCOUNT, [event("ada", event_id=USERS[0])])
-        write(state, txn)
+        go_on(state, *given)
 
     backend.alias(ACCOUNT, "nobody", "someone")
-    with mock.patch.object(LocalState, "write", write_and_forget):
+    with mock.patch.object(LocalState, step, forget_and_go_on):
         backend.checkpoint()
     assert families_with(backend, 1) >= {Family.USER_COUNT, Family.ALIAS_OF}
     # 2. A crash right then: the rest is in the log.

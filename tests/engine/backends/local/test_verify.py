@@ -205,7 +205,7 @@ def test_wrong_time_span_in_a_record_is_detected(backend: LocalBackend) -> None:
     with backend._store.index.writing() as txn:
         record = msgspec.msgpack.decode(txn.get(at) or b"", type=SliceRecord)
         (later, earlier), *others = record.parts[0].margins
-        record.parts[0].margins = [(later, earlier + 1), *others]
+        record.parts[0].margins = ((later, earlier + 1), *others)
         txn.put(at, msgspec.msgpack.encode(record))
     faults, _ = verified(backend)
     assert [(fault.family, fault.description.partition(" has ")[2]) for fault in faults] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -103,9 +103,9 @@ def test_count_during_a_committed_unsettled_checkpoint(
     state = backend._state
     commit = state.commit
 
-    def ask_first() -> None:
+    def ask_first(pause: Callable[[], None]) -> None:
         found.append(counted(backend))
-        commit()
+        commit(pause)
 
     monkeypatch.setattr(state, "commit", ask_first)
     backend.checkpoint()

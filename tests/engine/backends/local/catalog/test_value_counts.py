@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -83,9 +83,9 @@ def test_count_during_a_committed_unsettled_checkpoint(
     state = backend._state
     commit = state.commit
 
-    def ask_first() -> None:
+    def ask_first(pause: Callable[[], None]) -> None:
         found.append(counted(backend))
-        commit()
+        commit(pause)
 
     monkeypatch.setattr(state, "commit", ask_first)
     backend.checkpoint()

@@ -15,6 +15,7 @@ from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.store import Store
 from engine.criteria.model import EventType
 from engine.values import MICROS_PER_DAY
+from tests.engine.backends.local.events.checkpoints import settle, stage
 
 FIRST_DAY = 20_480
 DAYS = 30
@@ -47,7 +48,7 @@ class History:
     def checkpoint(self) -> int:
         """How many rows were written into parts."""
         with self._store.index.writing() as txn:
-            self.tables.prepare()
+            stage(self.tables)
             self.tables.write(txn)
         parts = {(name, part.number): part for name, found in self.parts().items() for part in found}
         written = sum(part.rows for at, part in parts.items() if at not in self._seen)
@@ -146,7 +147,7 @@ def test_checkpoints_do_not_evict_columns_that_are_read(
         history.write(*range(DAYS))
         history.checkpoint()
     # Parts were written, read and merged without any query.
-    history.tables.settle()
+    settle(history.tables)
     assert cache.nbytes == 0
 
 
@@ -160,5 +161,5 @@ def test_new_parts_of_tables_that_are_read_stay_cached(
     if was_read:
         assert history.users() == set(range(50))
     history.checkpoint()
-    history.tables.settle()
+    settle(history.tables)
     assert (cache.nbytes > 0) == was_read

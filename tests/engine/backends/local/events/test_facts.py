@@ -17,6 +17,7 @@ from engine.backends.local.storage.store import Store
 from engine.criteria.model import EventType
 from engine.values import MICROS_PER_DAY, Kind, Micros, kind_of
 from tests.engine.backends.local.events import drawing
+from tests.engine.backends.local.events.checkpoints import stage
 from tests.engine.backends.local.events.conftest import GROUPS
 
 ACTIONS = ("look", "look", "checkpoint", "aborted checkpoint", "reopen", "extract", "remove before")
@@ -63,7 +64,7 @@ def assert_facts(tables: EventTables, rows: list[EventRow]) -> None:
 
 def checkpoint(store: Store, tables: EventTables, *, abort: bool = False) -> None:
     with suppress(InterruptedError), store.index.writing() as txn:
-        tables.prepare()
+        stage(tables)
         tables.write(txn)
         if abort:
             raise InterruptedError

@@ -34,6 +34,7 @@ from engine.criteria import conditions
 from engine.criteria.ranges import TimeRange
 from engine.values import kind_of
 from tests.engine.backends.local.events import brute, drawing
+from tests.engine.backends.local.events.checkpoints import stage
 from tests.engine.backends.local.events.conftest import GROUPS
 
 ACTIONS = st.sampled_from(
@@ -85,7 +86,7 @@ class History:
 
     def checkpoint(self, abort: bool = False) -> None:
         with self.store.index.writing() as txn:
-            self.tables.prepare()
+            stage(self.tables)
             self.tables.write(txn)
             if abort:
                 raise RuntimeError("aborted")

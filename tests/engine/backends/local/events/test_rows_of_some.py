@@ -17,6 +17,7 @@ from engine.backends.local.storage.turns import Unshared
 from engine.criteria.model import EventType
 from engine.criteria.ranges import TimeRange
 from engine.values import MICROS_PER_DAY
+from tests.engine.backends.local.events.checkpoints import stage
 
 GROUPS, USERS, DAYS = 3, 40, 30
 STRIDE = 1_000
@@ -50,7 +51,7 @@ class World:
 
     def checkpoint(self) -> None:
         with self._store.index.writing() as txn:
-            self._tables.prepare()
+            stage(self._tables)
             self._tables.write(txn)
 
     def remove(self) -> None:

@@ -42,6 +42,7 @@ from engine.criteria.ranges import ALL_NUMBERS, Interval, TimeRange
 from engine.errors import DataLoss
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, Kind, Value
 from tests.engine.backends.local.events import brute
+from tests.engine.backends.local.events.checkpoints import checkpoint, settle, stage
 
 DAY = 20_500
 NOON = DAY * MICROS_PER_DAY + 12 * MICROS_PER_HOUR
@@ -67,16 +68,8 @@ def test_others_read_whenever_a_checkpoint_lets_them(store: Store, new_account: 
 
     for sequence in (1, 2):
         tables.add([row(60, sequence=sequence)])
-        with store.index.writing() as txn:
-            tables.prepare(read)
-            tables.write(txn)
-    assert found == [51, 30, 51, 30]
-
-
-def checkpoint(store: Store, tables: EventTables) -> None:
-    with store.index.writing() as txn:
-        tables.prepare()
-        tables.write(txn)
+        checkpoint(store, tables, read)
+    assert found == [51, 30, 51, 30] * 2
 
 
 def counted(low: float, **selection: object) -> ResolvedEventMatch:
@@ -567,7 +560,7 @@ def test_changes_between_a_checkpoint_and_its_commit_are_kept(
     tables = EventTables(store, account, 1)
     tables.add([row(user, sequence=user) for user in range(5)])
     with store.index.writing() as txn:
-        tables.prepare()
+        stage(tables)
         if is_written:
             tables.write(txn)
         tables.add([row(8, sequence=8)])
@@ -595,7 +588,7 @@ def test_removals_between_a_checkpoint_and_its_commit_are_kept(
     checkpoint(store, tables)
     tables.add([row(user, NOON + user, user) for user in range(10, 15)])
     with store.index.writing() as txn:
-        tables.prepare()
+        stage(tables)
         if is_written:
             tables.write(txn)
         assert tables.remove_before(NOON + 12) == [(1, 1, 0)]
@@ -625,7 +618,7 @@ def test_removal_of_old_rows_survives_an_aborted_checkpoint(store: Store, new_ac
 def checkpoint_in_vain(store: Store, tables: EventTables) -> None:
     def aborted() -> None:
         with store.index.writing() as txn:
-            tables.prepare()
+            stage(tables)
             tables.write(txn)
             raise RuntimeError
 
@@ -677,6 +670,7 @@ def test_a_store_opened_again_answers_the_same(tmp_path: Path) -> None:
     tables = EventTables(store, 1, 1)
     tables.add([row(user, NOON + user, user, _1=float(user), _2=("a",)) for user in range(50)])
     checkpoint(store, tables)
+    settle(tables)
     before = tables.statistics()
     store.close()
     store = Store.open(tmp_path)
@@ -958,13 +952,14 @@ def test_rows_are_buffered_as_objects_up_to_a_limit_and_stay_visible(
 ) -> None:
     monkeypatch.setattr(tables_module, "PENDING_ROWS_MAX", 10)
     packed: list[int] = []
-    pack = table_module.Table.pack_pending
+    pack = table_module.Table.pack
 
     def counting(table: table_module.Table) -> None:
-        packed.append(len(table.pending))
+        assert table._buffered is not None
+        packed.append(len(table._buffered.rows))
         pack(table)
 
-    monkeypatch.setattr(table_module.Table, "pack_pending", counting)
+    monkeypatch.setattr(table_module.Table, "pack", counting)
     tables = EventTables(store, new_account(), 1)
     for batch in range(7):
         tables.add([row(user, NOON + batch, batch * 4 + user, _1=float(batch)) for user in range(4)])
