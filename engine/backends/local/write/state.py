@@ -345,6 +345,8 @@ class State(Generic[P]):
                 self.memberships.erased(account, gone, stamp_of(entry).settled)
         with self.locked():
             account.remove_events_of(by_group(users.values()), self._lock.yield_lock)
+            # A name may have no data any more.
+            self.memberships.lose_events(account.name)
             self._reach(position, entry)
         return Appended(position, len(users), 0)
 

@@ -165,10 +165,15 @@ def test_only_estimates_without_warnings_and_labels_are_answered(served: Served)
     assert reading(served).estimate(labelled.name) is None
     assert reading(served).estimate(warned.name) is None
     # Now there is such an event.
-    served.send([("ada", "never")])
+    served.send([("eve", "never")])
     answered(served, warned)
     assert answered(served, warned).warnings == ()
     assert reading(served).estimate(warned.name) is not None
+    # And now there is none any more.
+    served.backend.erase(ACCOUNT, ["eve"])
+    served.refresh()
+    assert reading(served).estimate(warned.name) is None
+    assert [each.reason for each in answered(served, warned).warnings] == ["NEVER_SEEN"]
 
 
 def test_an_estimate_needs_the_audiences_that_draw_before(served: Served) -> None:
