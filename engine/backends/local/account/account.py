@@ -27,6 +27,7 @@ from engine.backends.local.events import (
     EventRow,
     EventTables,
     RowUsers,
+    Table,
 )
 from engine.backends.local.storage.bitmaps import bitmap_of
 from engine.backends.local.storage.bulk_hash import hashes_of
@@ -75,6 +76,8 @@ class Account(People):
         )
         self.cache = StepCache(caches.steps)
         self._buckets = caches.buckets
+        self._sought: dict[UserRef, list[Table]] = {}
+        """The tables with events of a user that is about to become an alias."""
 
     @property
     def is_purging(self) -> bool:
@@ -242,11 +245,21 @@ class Account(People):
         super()._touch_all()
         self.cache.clear()
 
+    def seek(self, user_id: str, yield_lock: Callable[[], None]) -> None:
+        """Finds the events of a user that is about to become an alias, and calls `yield_lock` meanwhile. No
+        other entry may be applied until it is one.
+        """
+        ref = self.directory.find(user_id)
+        if ref is not None:
+            tables = self.tables.tables_with(ref >> GROUP_SHIFT, ref & DENSE_MASK, yield_lock)
+            self._sought = {ref: tables}
+
     def _take(self, ref: UserRef) -> Callable[[UserRef], None]:
         writes = self.properties.take(ref)
+        tables, self._sought = self._sought.get(ref), {}
 
         def give(after: UserRef) -> None:
-            rows = self.tables.extract(ref >> GROUP_SHIFT, ref & DENSE_MASK)
+            rows = self.tables.extract(ref >> GROUP_SHIFT, ref & DENSE_MASK, tables)
             for row in rows:
                 row.group, row.user = after >> GROUP_SHIFT, after & DENSE_MASK
             self.tables.add(rows)

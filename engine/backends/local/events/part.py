@@ -428,6 +428,13 @@ class Part:
 
     # --- its life -----------------------------------------------------------------------------------------
 
+    def has_any(self, users: Uint32s) -> bool:
+        """Whether any of the users, sorted, has rows, expired ones included."""
+        if int(users[0]) > self.record.user_max:
+            return False
+        positions, _ = find_sorted(self.users(), users)
+        return bool(len(positions)) and not self.removed.issuperset(users[positions].tolist())
+
     def remove(self, users: Uint32s) -> bool:
         """Adds tombstones for those of the users, sorted, that have rows. False when none has any."""
         if int(users[0]) > self.record.user_max:

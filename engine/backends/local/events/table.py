@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.local.events.buffered_rows import BufferedRows
+from engine.backends.local.events.buffered_rows import BufferedRows, Wanted
 from engine.backends.local.events.cache import Loader
 from engine.backends.local.events.compaction import (
     SLICE_PARTS_LIMIT,
@@ -335,6 +335,20 @@ class Table:
             self._loader.cache.put(self._users_key, users, users.nbytes)
         return frame
 
+    def has_any(self, users: Wanted) -> bool:
+        """Whether any row is of one of the users. Rows before the instant of `remove_before` count."""
+        parts = (part for _, part in _parts_in(self._loaded_slices()))
+        return any(rows.has_any(users) for rows in (self._frozen, self._buffered) if rows is not None) or any(
+            part.has_any(users.ids) for part in (*parts, *self._checkpointing, *self._fresh)
+        )
+
+    def has_before(self, instant: Micros) -> bool:
+        """Whether any row is from before the instant."""
+        parts = (part for _, part in _parts_in(self._loaded_slices()))
+        return any(
+            rows.has_before(instant) for rows in (self._frozen, self._buffered) if rows is not None
+        ) or any(part.has_before(instant) for part in (*parts, *self._checkpointing, *self._fresh))
+
     def extract(self, user: int) -> list[EventRow]:
         """Removes a user's rows and returns them, unordered."""
         _, input_number, name_number, event_type, group = self.key
@@ -351,40 +365,30 @@ class Table:
         self.remove_users(np.array([user], np.uint32))
         return rows
 
-    def remove_users(self, users: Uint32s) -> bool:
-        """Removes the rows of some users, sorted; False when there are none. A checkpoint under way must have
-        staged the table.
-        """
+    def remove_users(self, users: Uint32s) -> None:
+        """Removes the rows of some users, sorted. A checkpoint under way must have staged the table."""
         slices = self._loaded_slices()
         self.gather()
-        unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove(users)]
+        for part in (*self._checkpointing, *self._fresh):
+            part.remove(users)
         self._fresh = tuple(part for part in self._fresh if part.is_live)
         # A checkpoint under way has written its rows already, so they get a tombstone there too.
         stored = (*_parts_in(slices), *self._staged_parts())
-        new_tombstones = {slice_key for slice_key, part in stored if part.remove(users)}
-        self._new_tombstones |= new_tombstones
+        self._new_tombstones |= {slice_key for slice_key, part in stored if part.remove(users)}
         kept = self._kept_users()
         if kept is not None:
             kept.ids -= bitmap_of(users)
-        return bool(unstored or new_tombstones)
 
-    def remove_before(self, instant: Micros) -> bool:
-        """Removes all rows before the instant; False when there are none. A checkpoint under way must have
-        staged the table.
-        """
+    def remove_before(self, instant: Micros) -> None:
+        """Removes all rows before the instant. A checkpoint under way must have staged the table."""
         slices = self._loaded_slices()
         self.gather()
-        unstored = [part for part in (*self._checkpointing, *self._fresh) if part.remove_before(instant)]
+        for part in (*self._checkpointing, *self._fresh):
+            part.remove_before(instant)
         self._fresh = tuple(part for part in self._fresh if part.is_live)
-        new_tombstones = {
-            slice_key
-            for slice_key, part in (*_parts_in(slices), *self._staged_parts())
-            if part.remove_before(instant)
-        }
-        self._new_tombstones |= new_tombstones
-        if unstored or new_tombstones:
-            self._loader.cache.drop(self._users_key)
-        return bool(unstored or new_tombstones)
+        stored = (*_parts_in(slices), *self._staged_parts())
+        self._new_tombstones |= {slice_key for slice_key, part in stored if part.remove_before(instant)}
+        self._loader.cache.drop(self._users_key)
 
     def _staged_parts(self) -> Iterator[tuple[SliceKey, Part]]:
         return _parts_in(self._staged.slices if self._staged else {})

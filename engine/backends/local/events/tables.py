@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
+import numpy as np
 from pyroaring import BitMap
 
 from engine.backends.local.events.aggregate import few_passing, passing
 from engine.backends.local.events.all_rows import ALL_ROWS_MAX, AllRows, GroupRows, States
+from engine.backends.local.events.buffered_rows import Wanted
 from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
 from engine.backends.local.events.checkpointing import TableCheckpoints
 from engine.backends.local.events.facts import (
@@ -203,11 +205,22 @@ class EventTables:
         self._groups[group].add(table)
         return table
 
-    def extract(self, group: int, user: int) -> list[EventRow]:
-        """Removes a user's rows from all tables and returns them in order of arrival."""
+    def tables_with(self, group: int, user: int, yield_lock: Callable[[], None]) -> list[Table]:
+        """The tables with rows of a user. Calls `yield_lock` between tables. No entry may be applied then."""
+        with self._session():
+            tables = list(self._groups[group].tables.values())
+        wanted, found = Wanted.of(np.array([user], np.uint32)), list[Table]()
+        for start in range(0, len(tables), PAUSE_PAGES):
+            with self._session():
+                found += [table for table in tables[start : start + PAUSE_PAGES] if table.has_any(wanted)]
+            yield_lock()
+        return found
+
+    def extract(self, group: int, user: int, among: Iterable[Table] | None = None) -> list[EventRow]:
+        """Removes a user's rows from tables (None = all) and returns them in order of arrival."""
         with self._session():
             rows: list[EventRow] = []
-            for table in self._groups[group].tables.values():
+            for table in self._groups[group].tables.values() if among is None else among:
                 self._checkpoints.removes_from(table)
                 found = table.extract(user)
                 if found:
@@ -220,10 +233,12 @@ class EventTables:
         """Removes the rows of some users of a group, sorted. Calls `yield_lock` between tables."""
         with self._session():
             tables = list(self._groups[group].tables.values())
+        wanted = Wanted.of(users)
         for table in tables:
             with self._session():
-                self._checkpoints.removes_from(table)
-                if table.remove_users(users):
+                if table.has_any(wanted):
+                    self._checkpoints.removes_from(table)
+                    table.remove_users(users)
                     self._checkpoints.changed(table)
             yield_lock()
 
@@ -239,8 +254,9 @@ class EventTables:
         removed: list[ReadTable] = []
         with self._session():
             for table in self._all():
-                self._checkpoints.removes_from(table)
-                if table.remove_before(instant):
+                if table.has_before(instant):
+                    self._checkpoints.removes_from(table)
+                    table.remove_before(instant)
                     self._checkpoints.changed(table)
                     _, input_number, name_number, _, group = table.key
                     removed.append((input_number, name_number, group))
@@ -251,11 +267,7 @@ class EventTables:
         its parts.
         """
         with self._session():
-            return any(
-                part.has_before(instant)
-                for table in self._groups[group].tables.values()
-                for part in table.parts(None, instant)
-            )
+            return any(table.has_before(instant) for table in self._groups[group].tables.values())
 
     # --- asking ---------------------------------------------------------------------------------------------
 

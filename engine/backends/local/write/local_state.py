@@ -16,6 +16,7 @@ from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage.dedupe import event_digests
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.write_ahead_log import (
+    AliasEntry,
     AppendEntry,
     BatchEntry,
     ImportEntry,
@@ -38,6 +39,10 @@ class LocalState(State[Account]):
     def __init__(self, store: Store, settings: LocalSettings, check: Callable[[], None]) -> None:
         """`check` raises when the store is closed or has failed."""
         super().__init__(store, settings, check, Account)
+
+    def _move(self, position: int, account: Account, entry: AliasEntry) -> None:
+        with self.locked():
+            account.seek(entry.from_user_id, self._lock.yield_lock)
 
     def _take_batch(self, position: int, entry: BatchEntry) -> Appended:
         """Applies what is new of a batch, chunk by chunk; a small one while the lock is held once, since each

@@ -552,6 +552,30 @@ def test_a_removed_user_may_come_back(store: Store, tables: EventTables) -> None
     assert [found.sequence for found in tables.extract(0, 1)] == [4]
 
 
+def test_only_tables_with_such_rows_are_changed_by_a_removal(tables: EventTables) -> None:
+    """An account may have thousands of tables: what others buffered stays as it is."""
+    names = range(1, 6)
+    for name in names:
+        rows = [row(user, NOON + name, 10 * name + user) for user in (name, 9)]
+        tables.add([msgspec.structs.replace(each, name_number=name) for each in rows])
+    buffered = {table.key[2]: table for table in tables._groups[0].tables.values()}
+
+    def untouched() -> set[int]:
+        return {name for name, table in buffered.items() if table._buffered is not None}
+
+    yields: list[None] = []
+    found = tables.tables_with(0, 2, lambda: yields.append(None))
+    assert ([table.key[2] for table in found], len(yields)) == ([2], 1)
+    assert untouched() == set(names)
+    assert [each.name_number for each in tables.extract(0, 2, found)] == [2]
+    assert untouched() == {1, 3, 4, 5}
+    tables.remove_users(0, np.array([3, 7], np.uint32), lambda: None)
+    assert untouched() == {1, 4, 5}
+    assert tables.remove_before(NOON + 2) == [(1, 1, 0)]
+    assert untouched() == {4, 5}
+    assert set(tables.users(0, ANYTHING)) == {4, 5, 9}
+
+
 @pytest.mark.parametrize("is_written", [False, True])
 def test_changes_between_a_checkpoint_and_its_commit_are_kept(
     store: Store, new_account: NewAccount, is_written: bool
