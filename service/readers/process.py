@@ -117,7 +117,9 @@ def run() -> int:
     control = _Control(stream, server)
     server.start()
     control.start()
-    print(READY, flush=True)
+    with suppress(BrokenPipeError):
+        # Else the service has just ended, which the control notices.
+        print(READY, flush=True)
     reports = Reports(server.answered, sys.stdout.buffer)
     reports.start()
     descriptors, memory = DescriptorWatch(), _Memory("memory")
