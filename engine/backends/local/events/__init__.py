@@ -27,5 +27,4 @@ from engine.backends.local.events.shared_rows import SharedRows as SharedRows
 from engine.backends.local.events.shared_rows import shared_time as shared_time
 from engine.backends.local.events.table import Table as Table
 from engine.backends.local.events.tables import BRIEF_USERS_MAX as BRIEF_USERS_MAX
-from engine.backends.local.events.tables import EventStatistics as EventStatistics
 from engine.backends.local.events.tables import EventTables as EventTables

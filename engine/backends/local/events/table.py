@@ -189,6 +189,11 @@ class Table:
         return self.record.has_tombstones or self.record.needs_compaction
 
     @property
+    def rows(self) -> int:
+        """Number of rows, removed ones included until they are purged."""
+        return self.record.rows + self.fresh_rows
+
+    @property
     def fresh_rows(self) -> int:
         """Rows that are not stored yet."""
         parts = sum(part.record.rows for part in (*self._fresh, *self._checkpointing))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import NamedTuple
 
 import numpy as np
 from pyroaring import BitMap
@@ -65,6 +64,8 @@ GROUPS_AT_ONCE = 4
 """Groups of which rows of a few users are found with the lock held, before others go first."""
 SHARED_ROWS_READ_MAX = 1 << 16
 """Rows of a group that are read for them with the lock held: a fraction of a millisecond."""
+TABLES_PER_PAUSE = 256
+"""Tables whose rows are counted before others go first: a fraction of a millisecond."""
 LONG_TABLES = 8
 """Stored rows of tables, relative to those read, of which a window may leave few enough."""
 
@@ -127,13 +128,6 @@ class _Group:
         for table in self._by_event.get(name_number, ()):
             if input_number in (None, table.key[1]):
                 yield table
-
-
-class EventStatistics(NamedTuple):
-    """Number of rows, removed ones included until they are purged, and bytes of the stored ones."""
-
-    events: int
-    bytes: int
 
 
 class EventTables:
@@ -699,14 +693,14 @@ class EventTables:
         with self._session():
             return part.frame()
 
-    def statistics(self) -> EventStatistics:
-        """Rows and bytes."""
+    def row_count(self, yield_lock: Callable[[], None] = lambda: None) -> int:
+        """Number of rows, removed ones included until they are purged. Calls `yield_lock` now and then."""
         with self._session():
-            tables = self._all()
-        return EventStatistics(
-            events=sum(table.record.rows + table.fresh_rows for table in tables),
-            bytes=sum(table.record.bytes for table in tables),
-        )
+            tables, rows = self._all(), 0
+        for start in range(0, len(tables), TABLES_PER_PAUSE):
+            rows += sum(table.rows for table in tables[start : start + TABLES_PER_PAUSE])
+            yield_lock()
+        return rows
 
 
 _WITHIN_A_SESSION = nullcontext()

@@ -35,7 +35,7 @@ class Maintenance(Measuring[Account]):
         self._upkeep.copy(directory, self._checkpoint_lock, may_go_on)
 
     def _events_of(self, account: Account) -> int:
-        return account.tables.statistics().events
+        return account.tables.row_count(self._state.yield_lock)
 
     def figures(self, deadline: float | None = None) -> StoreFigures:
         """All figures, counted over one state of the index without blocking others."""

@@ -28,7 +28,7 @@ class Measuring(Checkpoints[P]):
             )
 
     def _events_of(self, account: P) -> int:
-        """The number of events of an account. Call with the lock held."""
+        """The number of events of an account. Call with the lock held, which others may take meanwhile."""
         raise NotImplementedError
 
     def measures(self) -> Iterator[Measure]:

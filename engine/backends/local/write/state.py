@@ -176,6 +176,10 @@ class State(Generic[P]):
         """
         return _Locked(self._lock, self.page_cache.session(), deadline)
 
+    def yield_lock(self) -> None:
+        """Lets others go first. Call with the lock held."""
+        self._lock.yield_lock()
+
     @contextmanager
     def read(self, deadline: float | None, check_open: Callable[[], None]) -> Iterator[Read]:
         """As `locked`, for a read that lets others go first (`engine.backends.local.storage.turns`)."""

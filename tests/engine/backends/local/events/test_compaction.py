@@ -106,7 +106,7 @@ def test_idle_checkpoints_merge_postponed_parts(history: History, monkeypatch: p
     assert before >= 5 * DAYS * len(NAMES)
     # One for each day, and at most the unfinished last ones.
     assert all(len(parts) <= DAYS + 6 for parts in history.parts().values())
-    assert history.tables.statistics().events == 6 * ROWS_A_CHECKPOINT + len(NAMES)
+    assert history.tables.row_count() == 6 * ROWS_A_CHECKPOINT + len(NAMES)
     assert history.users() == users
 
 
@@ -134,7 +134,7 @@ def test_parts_stay_few_with_any_allowance(history: History, monkeypatch: pytest
     assert (
         max(len(parts) for parts in history.parts().values()) <= 6 * DAYS + 2 * compaction.SLICE_PARTS_LIMIT
     )
-    assert history.tables.statistics().events == 6 * ROWS_A_CHECKPOINT + 60 * 2 * len(NAMES)
+    assert history.tables.row_count() == 6 * ROWS_A_CHECKPOINT + 60 * 2 * len(NAMES)
 
 
 def test_checkpoints_do_not_evict_columns_that_are_read(
