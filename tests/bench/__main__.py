@@ -11,6 +11,7 @@ python -m tests.bench import-users                   a Parquet file of users, be
 python -m tests.bench ingest                         unary and streamed ingest, beside reading the same bytes
 python -m tests.bench deliveries                     changes delivered per second, for each kind of output
 python -m tests.bench live                           acknowledgement to watch, events nobody reads, ticks
+python -m tests.bench checkpoints                    how long writes and reads wait beside a checkpoint
 python -m tests.bench watchers                       what thousands of watchers cost, and checks beside them
 python -m tests.bench local                          local checks of the Python client, without a call
 python -m tests.bench growth --keep DIRECTORY        how everything grows, from 100 k to 10 M users
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "deliveries": _deliveries,
         "live": _live,
         "watchers": _watchers,
+        "checkpoints": _checkpoints,
     }.get(options.table)
     if run is None:
         _service(console)
@@ -114,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     steady.add_argument("--keep", type=Path, help="directory to keep the filled store in")
     _add_live(tables.add_parser("live", help="live audiences: latency, events nobody reads, ticks"))
     _add_watchers(tables)
+    beside = tables.add_parser("checkpoints", help="how long writes and reads wait beside a checkpoint")
+    beside.add_argument("--names", type=int, default=1_250, help="names of events")
+    beside.add_argument("--users", type=int, default=100_000, help="users with six attributes")
     return parser
 
 
@@ -300,6 +305,13 @@ def _watchers(options: argparse.Namespace, console: Console) -> None:
 
     chosen = watchers.Options(watchers=options.watchers, audiences=options.audiences, seconds=options.seconds)
     watchers.run(chosen, console)
+
+
+def _checkpoints(options: argparse.Namespace, console: Console) -> None:
+    from tests.bench import checkpoints, figures
+
+    chosen = checkpoints.Options(names=options.names, users=options.users)
+    console.print(figures.table("beside a checkpoint", checkpoints.run(chosen)))
 
 
 def _live(options: argparse.Namespace, console: Console) -> None:

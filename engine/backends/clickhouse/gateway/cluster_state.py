@@ -475,9 +475,9 @@ class ClusterState(State[ClusterPeople]):
         """Whether cuts were swept or a base was switched to."""
         return bool(self.rows.fresh)
 
-    def prepare(self, txn: Writable) -> None:
+    def prepare(self) -> None:
         """Collects what is not in the index."""
-        super().prepare(txn)
+        super().prepare()
         self.rows.prepare()
         self.inserts = 0
 

@@ -350,12 +350,8 @@ class Account(People):
         super().write(txn, pause)
         self.tables.write(txn, pause)
 
-    def commit(self) -> None:
-        super().commit()
-        self.properties.commit()
-
     def settle_next(self) -> bool:
-        return self.tables.settle_next()
+        return self.properties.settle_next() or self.tables.settle_next()
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit. The event tables detect that themselves."""

@@ -153,10 +153,9 @@ class Properties:
 
     def _changing_profile(self, ref: UserRef) -> CachedPage[ProfileData]:
         """The profile of a user, to be modified."""
-        cached = self._page_cache.get(self._profile_key(ref), PROFILE)
+        cached = self._page_cache.change(self._profile_key(ref), PROFILE)
         if not cached.value:
             self._no_profile(ref)
-        self._page_cache.changed(cached)
         return cached
 
     def _profile_key(self, ref: UserRef) -> bytes:
@@ -213,9 +212,7 @@ class Properties:
             self.column_cell(field, kind, group, dense).value[dense & PAGE_MASK] = value
             return
         for stored_value in stored_values(value):
-            cached = self._value_bitmap(field, kind, group, stored_value)
-            cached.value.add(dense)
-            self._page_cache.changed(cached)
+            self._value_bitmap(field, kind, group, stored_value).value.add(dense)
 
     def _unindex(self, field: int, group: int, dense: int, value: Value) -> None:
         kind = kind_of(value)
@@ -235,7 +232,6 @@ class Properties:
             cached.value.add(int(users[0]))
         else:
             cached.value |= bitmap_of(users)
-        self._page_cache.changed(cached)
 
     def discard_from_value(
         self, field: int, kind: Kind, group: int, stored_value: bytes, users: Iterable[int]
@@ -244,7 +240,6 @@ class Properties:
         cached = self._value_bitmap(field, kind, group, stored_value)
         for user in users:
             cached.value.discard(user)
-        self._page_cache.changed(cached)
         if not cached.value and len(stored_value) > TEXT_IN_KEY_BYTES_MAX:
             self._set_text(cached.key, "")
 
@@ -262,8 +257,7 @@ class Properties:
     def _profiled_cell(self, group: int) -> CachedPage[BitMap]:
         cached = self._open.get((0, 0, ~group))
         if cached is None:
-            cached = self._page_cache.get(self._profiled_key(group), BITMAP)
-            self._page_cache.changed(cached)
+            cached = self._page_cache.change(self._profiled_key(group), BITMAP)
             self._open[0, 0, ~group] = cached
         return cached
 
@@ -271,10 +265,9 @@ class Properties:
         """The bitmap of users with a value of the kind, to be modified."""
         cached = self._open.get((field, kind, ~group))
         if cached is None:
-            cached = self._page_cache.get(
+            cached = self._page_cache.change(
                 key(Family.FIELD_PRESENT, self._account, field, kind, group), BITMAP
             )
-            self._page_cache.changed(cached)
             self._open[field, kind, ~group] = cached
         return cached
 
@@ -289,8 +282,7 @@ class Properties:
         page = (group << GROUP_SHIFT | dense) >> PAGE_BITS
         cached = self._open.get((field, kind, page))
         if cached is None:
-            cached = self._page_cache.get(self._column_key(field, kind, group, dense), column_codec(kind))
-            self._page_cache.changed(cached)
+            cached = self._page_cache.change(self._column_key(field, kind, group, dense), column_codec(kind))
             self._open[field, kind, page] = cached
         return cached
 
@@ -301,7 +293,7 @@ class Properties:
         """The bitmap of a value, to be modified."""
         prefix = key(Family.FIELD_VALUE, self._account, field, kind, group)
         suffix = value_key_suffix(stored_value)
-        cached = self._page_cache.get(prefix + suffix, BITMAP)
+        cached = self._page_cache.change(prefix + suffix, BITMAP)
         if cached.value:
             self._term_dictionaries.changes(prefix + suffix[:1], suffix[1:])
         else:
@@ -312,20 +304,23 @@ class Properties:
         return cached
 
     def _set_text(self, value_key: bytes, text: str) -> None:
-        cached = self._page_cache.get(text_key(value_key), _TEXT)
-        cached.value = text
-        self._page_cache.changed(cached)
+        self._page_cache.change(text_key(value_key), _TEXT).value = text
 
     def prepare(self) -> None:
         """Prepares a checkpoint, before the dirty pages are collected."""
+        while self.settle_next():
+            pass
         self._new_values.prepare()
 
-    def commit(self) -> None:
-        """Finishes a checkpoint that has committed."""
-        for prefix, values in self._new_values.writing.items():
-            plain = prefix + PLAIN_SUFFIX
-            self._term_dictionaries.add(plain, [v[len(plain) :] for v in values if v.startswith(plain)])
-        self._new_values.commit()
+    def settle_next(self) -> bool:
+        """Finishes a piece of a checkpoint that has committed. False: nothing is left."""
+        if not self._new_values.writing:
+            return False
+        prefix, values = next(iter(self._new_values.writing.items()))
+        plain = prefix + PLAIN_SUFFIX
+        self._term_dictionaries.add(plain, [v[len(plain) :] for v in values if v.startswith(plain)])
+        self._new_values.settle(prefix)
+        return True
 
     def rollback(self) -> None:
         """Takes back a checkpoint that did not commit."""

@@ -133,10 +133,9 @@ class WriteTimes:
         """The spans of the user's page, to be modified."""
         spans = self._open.get(ref >> PAGE_BITS)
         if spans is None:
-            cached = self._page_cache.get(
+            cached = self._page_cache.change(
                 self._key(ref >> GROUP_SHIFT, (ref & DENSE_MASK) >> PAGE_BITS), SPANS
             )
-            self._page_cache.changed(cached)
             spans = self._open[ref >> PAGE_BITS] = cached.value
         return spans
 
@@ -221,7 +220,7 @@ class WriteTimes:
                     found[field] = Span(write[0], write[0])
                 else:
                     span.replace(None, write[0])
+        changed = self._page_cache.change(cached.key, SPANS).value
         for field in fields:
-            del cached.value[field]
-        cached.value.update(found)
-        self._page_cache.changed(cached)
+            del changed[field]
+        changed.update(found)

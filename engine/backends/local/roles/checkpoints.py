@@ -191,7 +191,7 @@ class Checkpoints(OpenStore[P]):
                 self._record_waiting()
                 with self._state.locked():
                     appended_bytes = self._log.appended_bytes
-                    self._state.prepare(changes)
+                    self._state.prepare()
                     self._writer.records_since_checkpoint = 0
             self._state.stage(pause)
             self._state.write(changes, pause)

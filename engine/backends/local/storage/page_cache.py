@@ -2,15 +2,19 @@
 
 Pages are loaded on first use, modified in memory, and written by checkpoints. Readers and writers share the
 same objects under the backend's state lock, so an acknowledged write is visible at once and nothing has to be
-merged. A modified page is dirty until the next checkpoint writes it. Clean pages are evicted, least recently
-used first, when together they exceed the budget. The budget counts approximate memory, which for profiles is
-ten times the stored size.
+merged. A modified page is dirty until the next checkpoint writes it.
+
+A checkpoint *freezes* the dirty pages, while no log entry is applied, and encodes them some at a time, while
+entries are applied. A frozen page is encoded at once when somebody is about to change it: so `change` comes
+before each change, and what is written is the state as it was frozen.
+
+Clean pages are evicted, the least recently used first, when together they exceed the budget. The budget
+counts approximate memory, which for profiles is ten times the stored size.
 """
 
 from __future__ import annotations
 
 import array
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -25,15 +29,15 @@ from pyroaring import BitMap
 from engine.backends.local.storage.arrays import Uint32s
 from engine.backends.local.storage.bulk_hash import hashes_of_words
 from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.eviction import Eviction
+from engine.backends.local.storage.key_order import in_order
 from engine.backends.local.storage.transactions import CHECKSUM_BYTES, Pairs, ReadTransaction, Writable
 
 T = TypeVar("T")
 
 CACHE_BYTES_DEFAULT = 24 << 20
-EVICT_TO_SHARE = 0.75
-EVICT_AGAIN_GROWTH = 1.1
-"""Retry eviction after the cache has grown by this factor. Until then, dirty pages are not scanned again."""
-PAGES_PER_YIELD = 32
+PAGES_PER_STEP = 64
+"""Dirty pages that are encoded before others go first: a fraction of a millisecond."""
 CACHED_PAGE_OVERHEAD_BYTES = 350
 MESSAGE_BYTES_PER_STORED_BYTE = 9
 """Memory of a value per byte of MessagePack, measured on dicts of tuples and lists of strings."""
@@ -179,7 +183,7 @@ SEEN_TIMES = ColumnCodec("q", ABSENT_TIME, 2 * PAGE_USERS)
 class CachedPage(Generic[T]):
     """A page: a value and its key."""
 
-    __slots__ = ("codec", "dirty", "key", "size", "used", "value")
+    __slots__ = ("codec", "key", "size", "used", "value")
 
     def __init__(self, key: bytes, codec: Codec[T], value: T, size: int) -> None:
         self.key = key
@@ -187,7 +191,6 @@ class CachedPage(Generic[T]):
         self.value = value
         self.size = size
         self.used = 0
-        self.dirty = False
 
 
 @dataclass(slots=True)
@@ -208,6 +211,12 @@ class PageCache:
         self._page_cache: dict[bytes, CachedPage[Any]] = {}
         self._dirty: dict[bytes, CachedPage[Any]] = {}
         self._writing: dict[bytes, CachedPage[Any]] = {}
+        """Pages that the checkpoint under way has frozen."""
+        self._unencoded: dict[bytes, CachedPage[Any]] = {}
+        """Those of them that are still to be encoded."""
+        self._written: dict[bytes, bytes | None] = {}
+        """The stored form of the others; None: nothing is stored."""
+        self._eviction: Eviction[CachedPage[Any]] | None = None
         # Values that were put in encoded form and not read since. Bytes, since with an object per value the
         # garbage collector would cost many times as much as storing them.
         self._encoded: dict[bytes, bytes] = {}
@@ -227,6 +236,7 @@ class PageCache:
     def limit(self, bytes_max: int) -> None:
         """Sets the memory budget of clean pages. It applies from the end of the next session."""
         self._bytes_max = self._evict_above = bytes_max
+        self._eviction = None
 
     def session(self) -> AbstractContextManager[None]:
         """Everything read in the block comes from one state of the index. Evicts pages at the end."""
@@ -244,7 +254,7 @@ class PageCache:
         if not session.depth:
             if session.stack is not None:
                 self._end_reading()
-            if self._bytes > self._evict_above:
+            if self._eviction is not None or self._bytes > self._evict_above:
                 self._evict()
 
     def reading(self) -> ReadTransaction:
@@ -277,7 +287,7 @@ class PageCache:
             self._page_cache[key] = cached
             self._bytes += cached.size
             if self._encoded.pop(key, None) is not None:
-                self.changed(cached)
+                self._changes(cached)
         cached.used = self._clock
         return cached
 
@@ -357,10 +367,20 @@ class PageCache:
             self._bytes -= cached.size
             self._dirty.pop(key, None)
 
-    def changed(self, cached: CachedPage[Any]) -> None:
-        """Marks the page as dirty."""
-        if not cached.dirty:
-            cached.dirty = True
+    def change(self, key: bytes, codec: Codec[T]) -> CachedPage[T]:
+        """As `get`, for a page whose value is changed next. A change after another entry of the log needs
+        another call.
+        """
+        cached = self.get(key, codec)
+        self._changes(cached)
+        return cached
+
+    def _changes(self, cached: CachedPage[Any]) -> None:
+        """The page is about to be changed, and dirty from then on."""
+        if cached.key not in self._dirty:
+            frozen = self._unencoded.pop(cached.key, None)
+            if frozen is not None:
+                self._encode(frozen)
             self._dirty[cached.key] = cached
 
     def unstored_keys(self) -> list[bytes]:
@@ -385,68 +405,93 @@ class PageCache:
         """Drops every page under the prefix, after the caller deleted the keys."""
         for key in [key for key in self._page_cache if key.startswith(prefix)]:
             self._bytes -= self._page_cache.pop(key).size
-            self._dirty.pop(key, None)
-            self._writing.pop(key, None)
+            for pages in (self._dirty, self._writing, self._unencoded):
+                pages.pop(key, None)
         for encoded in (self._encoded, self._writing_encoded):
             for key in [key for key in encoded if key.startswith(prefix)]:
                 del encoded[key]
         self._end_reading()
 
-    def write(self, txn: Writable, yield_lock: Callable[[], None]) -> None:
-        """Writes every dirty page in key order, which LMDB takes fastest. The pages stay in the cache until
-        `commit` or `rollback`, whatever the budget: the index still has their old form.
+    # --- checkpointing --------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """What there is now is part of a checkpoint. Until `commit` or `rollback` its pages stay in the
+        cache, whatever the budget, since the index still has their old form.
         """
         self._writing, self._dirty = self._dirty, {}
         self._writing_encoded, self._encoded = self._encoded, {}
-        for count, key in enumerate(sorted([*self._writing, *self._writing_encoded])):
-            if count % PAGES_PER_YIELD == 0:
-                yield_lock()
-            encoded = self._writing_encoded.get(key)
-            if encoded is not None:
-                txn.put(key, encoded)
-                continue
-            cached = self._writing[key]
-            cached.dirty = False
-            encoded = cached.codec.encode(cached.value)
-            if encoded is None:
-                txn.delete(key)
-            else:
-                txn.put(key, encoded)
+        self._unencoded, self._written = self._writing.copy(), {}
+
+    def stage_next(self) -> bool:
+        """Encodes some of the frozen pages. False: all are encoded."""
+        for _ in range(min(PAGES_PER_STEP, len(self._unencoded))):
+            self._encode(self._unencoded.popitem()[1])
+        return bool(self._unencoded)
+
+    def _encode(self, cached: CachedPage[Any]) -> None:
+        encoded = cached.codec.encode(cached.value)
+        self._written[cached.key] = encoded
+        # Otherwise an encoded value has replaced it.
+        if self._page_cache.get(cached.key) is cached:
             size = _size(cached.codec, 0 if encoded is None else len(encoded))
             self._bytes += size - cached.size
             cached.size = size
 
+    def write(self, txn: Writable, pause: Callable[[], None]) -> None:
+        """Writes what was frozen in key order, which LMDB takes fastest. Needs no lock. Calls `pause` now and
+        then.
+        """
+        written, encoded = self._written, self._writing_encoded.copy()
+        for count, key in enumerate(in_order([*written, *encoded])):
+            if not count % PAGES_PER_STEP:
+                pause()
+            value = encoded[key] if key in encoded else written[key]
+            if value is None:
+                txn.delete(key)
+            else:
+                txn.put(key, value)
+
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""
-        self._writing.clear()
-        self._writing_encoded.clear()
+        self._forget_checkpoint()
         self._evict_above = self._bytes_max
         self._end_reading()
 
     def rollback(self) -> None:
-        """Takes back a checkpoint that did not commit: the pages it wrote are dirty again."""
-        for key, cached in self._writing.items():
+        """Takes back a checkpoint that did not commit: the pages it froze are dirty again."""
+        writing, encoded_values = self._writing, self._writing_encoded
+        self._forget_checkpoint()
+        for key, cached in writing.items():
             # Otherwise an encoded value replaced it meanwhile.
             if self._page_cache.get(key) is cached:
-                self.changed(cached)
-        for key, encoded in self._writing_encoded.items():
+                self._changes(cached)
+        for key, encoded in encoded_values.items():
             if key in self._page_cache:
-                self.changed(self._page_cache[key])
+                self._changes(self._page_cache[key])
             else:
                 self._encoded.setdefault(key, encoded)
-        self._writing.clear()
-        self._writing_encoded.clear()
+
+    def _forget_checkpoint(self) -> None:
+        self._writing, self._unencoded, self._written = {}, {}, {}
+        self._writing_encoded = {}
 
     def _evict(self) -> None:
-        self._evict_above = self._bytes_max
-        target = self._bytes_max * EVICT_TO_SHARE
-        for cached in sorted(self._page_cache.values(), key=operator.attrgetter("used")):
-            if self._bytes <= target:
-                return
-            if not cached.dirty and cached.key not in self._writing:
+        """Evicts some pages; the following sessions go on."""
+        if self._eviction is None:
+            self._evict_above = self._bytes_max
+            self._eviction = Eviction(self._page_cache.values(), self._bytes, self._bytes_max, self._is_clean)
+        for cached in self._eviction.next_pages():
+            if self._page_cache.get(cached.key) is cached and self._is_clean(cached):
                 del self._page_cache[cached.key]
                 self._bytes -= cached.size
-        self._evict_above = max(self._bytes_max, int(self._bytes * EVICT_AGAIN_GROWTH))
+            if self._eviction.has_room(self._bytes):
+                break
+        if self._eviction.is_over:
+            self._evict_above = self._eviction.again_above(self._bytes)
+            self._eviction = None
+
+    def _is_clean(self, cached: CachedPage[Any]) -> bool:
+        return cached.key not in self._dirty and cached.key not in self._writing
 
 
 def only_ids(pairs: Pairs) -> Uint32s:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -24,7 +24,7 @@ class Unwritten(Generic[K, V]):
     def __init__(self, joined: Callable[[V, V], V] = _later) -> None:
         self.fresh: dict[K, V] = {}
         """What came since the checkpoint under way began."""
-        self.writing: Mapping[K, V] = {}
+        self.writing: dict[K, V] = {}
         self._joined = joined
 
     def __bool__(self) -> bool:
@@ -48,6 +48,10 @@ class Unwritten(Generic[K, V]):
     def prepare(self) -> None:
         """Takes what there is for the checkpoint."""
         self.writing, self.fresh = self.fresh, {}
+
+    def settle(self, key: K) -> None:
+        """Finishes a checkpoint that has committed for one key."""
+        del self.writing[key]
 
     def commit(self) -> None:
         """Finishes a checkpoint that has committed."""

@@ -257,22 +257,19 @@ class Directory:
         self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16] | list[int]
     ) -> None:
         """Writes new users of a group into its pages, with dense ids from `first`."""
-        alive = self._page_cache.get(key(Family.ALIVE, self._account, group), BITMAP)
+        alive = self._page_cache.change(key(Family.ALIVE, self._account, group), BITMAP)
         alive.value.add_range(first, first + len(user_ids))
-        self._page_cache.changed(alive)
         taken = 0
         while taken < len(user_ids):
             dense = first + taken
             fits = min(len(user_ids) - taken, PAGE_MASK + 1 - (dense & PAGE_MASK))
-            ids = self._page_cache.get(
+            ids = self._page_cache.change(
                 key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE
             )
             ids.value.extend(user_ids[taken : taken + fits])
-            page = self._page_cache.get(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
+            page = self._page_cache.change(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
             slot = dense & PAGE_MASK
             as_numpy(page.value)[slot : slot + fits] = partitions[taken : taken + fits]
-            for cached in (ids, page):
-                self._page_cache.changed(cached)
             taken += fits
 
     # --- user ref → user id ---
@@ -388,13 +385,11 @@ class Directory:
     def link(self, from_user_id: str, to_user_id: str) -> None:
         """Makes `from` and its own aliases aliases of the user of `to`. `from` is retired and no alias."""
         target = self.canonical(to_user_id)
-        before = self._page_cache.get(self._aliases_key(from_user_id), ID_LIST)
-        after = self._page_cache.get(self._aliases_key(target), ID_LIST)
+        before = self._page_cache.change(self._aliases_key(from_user_id), ID_LIST)
+        after = self._page_cache.change(self._aliases_key(target), ID_LIST)
         moved = [*before.value, from_user_id]
         after.value.extend(moved)
         before.value = []
-        for cached in (before, after):
-            self._page_cache.changed(cached)
         for user_id in moved:
             alias = self._alias(user_id)
             self._aliased.fresh[user_id] = Alias(target, to_user_id if alias is None else alias.alias_of)
@@ -404,22 +399,18 @@ class Directory:
     def retire(self, user_id: str, ref: UserRef) -> None:
         """Removes a canonical user. Its id is unknown from then on and its dense id is not reused."""
         group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
-        ids = self._page_cache.get(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
+        ids = self._page_cache.change(key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE)
         ids.value.clear(dense & PAGE_MASK)
-        alive = self._page_cache.get(key(Family.ALIVE, self._account, group), BITMAP)
-        alive.value.discard(dense)
-        for cached in (ids, alive):
-            self._page_cache.changed(cached)
+        self._page_cache.change(key(Family.ALIVE, self._account, group), BITMAP).value.discard(dense)
         self._index.remove(self._index.keys((user_id,)), ref)
         self._forget(self._aliases(user_id))
 
     def unlink_aliases(self, user_id: str) -> None:
         """Deletes every alias of a canonical id."""
-        aliases = self._page_cache.get(self._aliases_key(user_id), ID_LIST)
+        aliases = self._page_cache.change(self._aliases_key(user_id), ID_LIST)
         self._aliased.fresh.update(dict.fromkeys(aliases.value))
         self._forget(aliases.value)
         aliases.value = []
-        self._page_cache.changed(aliases)
 
     # --- checkpointing ---
 

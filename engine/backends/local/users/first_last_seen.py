@@ -191,8 +191,7 @@ class FirstLastSeen:
 
     def _page(self, input_number: int, ref: UserRef) -> CachedPage[array.array[int]]:
         page = self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
-        cached = self._page_cache.get(page, SEEN_TIMES)
-        self._page_cache.changed(cached)
+        cached = self._page_cache.change(page, SEEN_TIMES)
         self._pages[input_number, ref >> PAGE_BITS] = cached
         return cached
 
@@ -205,8 +204,7 @@ class FirstLastSeen:
     def _belonging(self, input_number: int, group: int) -> CachedPage[BitMap]:
         cached = self._belongs.get((input_number, group))
         if cached is None:
-            cached = self._page_cache.get(self._belonging_key(input_number, group), BITMAP)
-            self._page_cache.changed(cached)
+            cached = self._page_cache.change(self._belonging_key(input_number, group), BITMAP)
             self._belongs[input_number, group] = cached
             self.touched.add(("belongs", input_number, group))
         return cached

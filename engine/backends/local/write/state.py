@@ -453,9 +453,9 @@ class State(Generic[P]):
 
     # --- checkpointing --------------------------------------------------------------------------------------
 
-    def prepare(self, txn: Writable) -> None:
-        """Writes dirty pages, and fixes what else a checkpoint writes. Others may read in between. No entry
-        may be applied before this returns.
+    def prepare(self) -> None:
+        """Fixes what a checkpoint writes. Others may read in between. No entry may be applied before this
+        returns.
         """
         self._writing = CheckpointedState(self.position, self._sequence, self.arrival, self._settled)
         for part in (self.names, self.event_ids, self.requests, self._forgotten_keys):
@@ -464,7 +464,7 @@ class State(Generic[P]):
         for account in self._checkpointing:
             account.prepare()
             self._lock.yield_lock()
-        self.page_cache.write(txn, self._lock.yield_lock)
+        self.page_cache.freeze()
 
     def stage(self, pause: Callable[[], None]) -> None:
         """Does what `prepare` has left, piece by piece, and calls `pause` in between. Entries may be applied
@@ -472,6 +472,7 @@ class State(Generic[P]):
         """
         for account in self._checkpointing:
             self._in_pieces(account.stage_next, pause)
+        self._in_pieces(self.page_cache.stage_next, pause)
 
     def _in_pieces(self, take_next: Callable[[], bool], pause: Callable[[], None]) -> None:
         """Takes the lock for each piece, until none is left."""
@@ -485,6 +486,7 @@ class State(Generic[P]):
         """Writes what was prepared, with the position it reflects, and calls `pause` in between. Needs no
         lock.
         """
+        self.page_cache.write(txn, pause)
         self.names.write(txn)
         self.event_ids.write(txn, self._writing.stamp)
         self.requests.write(txn, self._writing.stamp.settled)

