@@ -21,7 +21,7 @@ from engine.backends.local.backend import LocalBackend
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage import page_cache
 from engine.backends.local.storage.keys import Family, key
-from engine.backends.local.storage.transactions import WriteBuffer, WriteTransaction
+from engine.backends.local.storage.transactions import Writable, WriteBuffer, WriteTransaction
 from engine.errors import FailedPrecondition, LimitExceeded, StoreUnavailable
 from engine.plan.model import EventMatch, EventSelection, Interval, Plan, Universe
 from engine.values import MICROS_PER_HOUR
@@ -214,8 +214,23 @@ def test_entries_applied_during_a_checkpoint_are_replayed(
             go_on()
             stage(pause)
 
+        pages = backend._state.page_cache
+        freeze, write = pages.freeze, pages.write
+        frozen: dict[bytes, bytes | None] = {}
+
+        def freeze_and_note() -> None:
+            freeze()
+            frozen.update({key: page.codec.encode(page.value) for key, page in pages._writing.items()})
+
+        def compare_and_write(txn: Writable, pause: Callable[[], None]) -> None:
+            # Nobody changes a page without saying so before.
+            assert pages._written == frozen
+            write(txn, pause)
+
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.object(page_cache, "PAGES_PER_STEP", 1))
+            stack.enter_context(mock.patch.object(pages, "freeze", freeze_and_note))
+            stack.enter_context(mock.patch.object(pages, "write", compare_and_write))
             stack.enter_context(mock.patch.object(backend._state, "stage", go_on_and_stage))
             stack.enter_context(mock.patch.object(backend, "_check_time", go_on))
             if fails:
