@@ -17,8 +17,6 @@ CLOCK_INTERVAL_S = 1.0
 WRITES_INTERVAL_S = 0.5
 REST_S_MIN = 0.02
 REST_S_MAX = 0.1
-REST_SHARE = 0.5
-"""Of the processor time of a round."""
 FAILURE_WAIT_S = 5.0
 """Pause after a failed refresh, so that a repeated error does not fill the log."""
 
@@ -32,8 +30,9 @@ class Refresher(Repeating):
     """Refreshes activated audiences after new data and as time passes, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows move
-    without new data. The pause between rounds is a share of the processor time of the last round, and at most
-    `REST_S_MAX`. Calls need not wait for it: a round lets them go first, again and again.
+    without new data. The pause after a round is as long as the round, and at most `REST_S_MAX`: beside many
+    calls a round takes longer, and the more events one round is about, the less of the interpreter the rounds
+    take from the calls. Calls need not wait for a round, which lets them go first, again and again.
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
@@ -50,7 +49,7 @@ class Refresher(Repeating):
 
     def _round(self) -> float:
         """Refreshes once and returns the pause in seconds."""
-        began = time.thread_time()
+        began = time.monotonic()
         try:
             self._live.refresh_all()
         # A failed refresh changes no memberships; the next one retries.
@@ -60,7 +59,7 @@ class Refresher(Repeating):
         except Exception:
             _logger.exception("refresh failed")
             return FAILURE_WAIT_S
-        return min(max((time.thread_time() - began) * REST_SHARE, REST_S_MIN), REST_S_MAX)
+        return min(max(time.monotonic() - began, REST_S_MIN), REST_S_MAX)
 
 
 class Retainer(Repeating):
