@@ -24,6 +24,11 @@ from service.signals import RELOAD_SIGNAL, Signals
 from service.telemetry.descriptors import raise_limit
 from service.telemetry.traces import missing_for
 
+YOUNG_OBJECTS = 10_000
+"""Objects after which the garbage collector looks at the newest. A round of many journeys makes some ten
+thousand, hardly one of them in a cycle, and with Python's default it looks at them again and again.
+"""
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 KEEPS_NOTHING = "in memory: all data are gone when this process ends"
@@ -85,9 +90,12 @@ def _serve(config: Config, signals: Signals) -> None:
 
 
 def _leave_out_of_collections() -> None:
-    """What a start has loaded stays: a collection that looked at all of it would stop every thread."""
+    """What a start has loaded stays: a collection that looked at all of it would stop every thread. Others
+    are rare.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _wait_for_stop(application: Application, signals: Signals) -> None:
