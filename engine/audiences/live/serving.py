@@ -41,6 +41,8 @@ class JourneyServing:
         began = time.thread_time()
         for journey, state in journeys.items():
             self.serve(journey, state, state.definition)
+        for account in dict.fromkeys(map(account_of, journeys)):
+            self._writer.serve_ids(account)
         spent = time.thread_time() - began
         self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
 

@@ -67,6 +67,12 @@ class ServingWriter(Protocol):
         """Serves the memberships of a scope as they are now, instead of those served before."""
         ...
 
+    def serve_ids(self, account: str) -> None:
+        """Serves ids of users of the account that readers do not have yet, unless many more are about to
+        come. Called after each round.
+        """
+        ...
+
     def writes(self, account: str) -> int | None:
         """How many writes have touched users of the account since its scopes are served; None when none is.
         Takes no lock.

@@ -35,6 +35,9 @@ class Writer:
         self.spent += self.cost
         self.now += self.cost
 
+    def serve_ids(self, account: str) -> None:
+        assert account == "accounts/a"
+
     def monotonic(self) -> float:
         return self.now
 

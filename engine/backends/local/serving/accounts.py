@@ -15,9 +15,16 @@ from engine.backends.local.serving.arena import WORD_BYTES, Arena, Words
 from engine.backends.local.serving.ids import IdPages
 from engine.backends.local.serving.layout import Account
 from engine.backends.local.storage.sorted_runs import Keys
+from engine.errors import DataLoss
 
 SLOT_WORDS = 2
 TOUCHED_USERS_MIN = 1 << 9
+COUNTED_USERS_MAX = 1 << 23
+"""Users of an account up to which the population of several inputs is counted with the state lock held: about
+a millisecond. Readers answer no sizes of larger ones.
+"""
+FEW_TOUCHED_MAX = 16
+"""Users of a group that are marked one by one: an array of them takes longer to make."""
 GROUP_WORDS = 4
 IDS_AT, IDS_PAGES = 2, 3
 """Words of a group, after the two of its touched users."""
@@ -48,6 +55,8 @@ class SharedAccount:
             for group in range(self._groups)
         ]
         self._has_no_more_ids = False
+        self._populations: tuple[tuple[int, int], dict[tuple[str, ...], int | None]] = (0, 0), {}
+        """After how many writes and changes of ids, and by inputs the users that these had then."""
         account.user_index.share(self)
         self.settle_ids()
 
@@ -90,6 +99,26 @@ class SharedAccount:
         """How many times ids have come to mean other users."""
         return self._record[Account.BEGUN]
 
+    # --- how many users ---
+
+    def population(self, inputs: tuple[str, ...]) -> int | None:
+        """Users of the inputs; None when they cannot be counted, or that takes long."""
+        at = self.writes, self.id_changes
+        if self._populations[0] != at:
+            self._populations = at, {}
+        known = self._populations[1]
+        if inputs not in known:
+            known[inputs] = self._counted(inputs)
+        return known[inputs]
+
+    def _counted(self, inputs: tuple[str, ...]) -> int | None:
+        if len(inputs) > 1 and sum(self._account.directory.counts) > COUNTED_USERS_MAX:
+            return None
+        try:
+            return self._account.universe_size(inputs)
+        except DataLoss:
+            return None
+
     # --- touched users --------------------------------------------------------------------------------------
 
     @property
@@ -106,7 +135,12 @@ class SharedAccount:
         for group, each in users.items():
             if each:
                 self._reserve(group, each.max() + 1)
-                self._touched[group][np.frombuffer(each.to_array(), np.uint32)] = stamp
+                touched = self._touched[group]
+                if len(each) > FEW_TOUCHED_MAX:
+                    touched[np.frombuffer(each.to_array(), np.uint32)] = stamp
+                    continue
+                for user in each:
+                    touched[user] = stamp
 
     def _reserve(self, group: int, users: int) -> None:
         before = self._touched[group]
@@ -129,23 +163,28 @@ class SharedAccount:
     # --- ids of users ---------------------------------------------------------------------------------------
 
     @property
-    def has_all_ids(self) -> bool:
-        """Whether the ids of all users are there, or no more come. Needs no lock."""
-        return self._has_no_more_ids or all(each.is_complete for each in self._ids)
+    def needs_ids(self) -> bool:
+        """Whether ids are to be added. Needs no lock."""
+        return not self._has_no_more_ids and any(each.is_due for each in self._ids)
 
     def give_up_ids(self) -> None:
         """No more ids come: one could not be read."""
         self._has_no_more_ids = True
 
     def add_ids(self, pages_max: int) -> None:
-        """Adds ids that are not there yet, some pages of them. Raises DataLoss."""
+        """Adds ids that are to be added, some pages of them. Raises DataLoss."""
         with self._ids_changing():
             for each in self._ids:
-                while not each.is_complete:
+                while each.is_due:
                     if not pages_max:
                         return
                     each.add_page()
                     pages_max -= 1
+
+    def look_at_ids(self) -> None:
+        """The ids are added, as far as they are to be."""
+        for each in self._ids:
+            each.look()
 
     def clear_ids(self, users: Mapping[int, BitMap]) -> None:
         """Users (by group) were erased. Raises DataLoss."""

@@ -14,10 +14,15 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from engine.backends.local.serving.arena import WORD_BYTES, Arena, Words, block_bytes
-from engine.backends.local.storage.page_cache import PAGE_BITS
+from engine.backends.local.storage.page_cache import PAGE_BITS, PAGE_MASK
 from engine.backends.local.users.directory import Directory
 
 END_BYTES = 4
+
+MISSING_SHARE = 8
+"""A page is put anew once this fraction of its ids is missing, or nobody has come since the last look: it
+takes as long for a few new ids as for all of them.
+"""
 
 
 class IdPages:
@@ -41,12 +46,20 @@ class IdPages:
         """By page: where it is, and its size."""
         self.users = 0
         """Dense ids whose ids are there."""
+        self._known = 0
+        """Dense ids that were given at the last look."""
         self._table = self._new_table(1)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every user's id is there. Needs no lock."""
-        return self.users >= self._directory.counts[self._group]
+    def is_due(self) -> bool:
+        """Whether a page is to be put. Needs no lock."""
+        count = self._directory.counts[self._group]
+        missing = count - self.users
+        return missing > 0 and (count == self._known or missing * MISSING_SHARE >= self.users & PAGE_MASK)
+
+    def look(self) -> None:
+        """Remembers which users there are, to notice at the next look whether more have come."""
+        self._known = self._directory.counts[self._group]
 
     def add_page(self) -> None:
         """Adds the ids of a page that are not there yet. Raises DataLoss."""

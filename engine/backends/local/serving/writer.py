@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,16 +31,20 @@ from engine.errors import DataLoss, LimitExceeded
 from engine.values import Micros
 
 NANOS_PER_MICRO = 1_000
-COUNTED_USERS_MAX = 1 << 23
-"""Users of an account up to which the population of several inputs is counted with the state lock held: about
-a millisecond. Readers answer no sizes of larger ones.
-"""
-
-
 ID_PAGES_AT_ONCE = 4
 """Pages of 4,096 ids that are added per hold of the state lock: about a millisecond."""
 ID_PAGES_A_ROUND = 256
 """Pages added after a round: so long the next one waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamped:
+    """A stamp, and for which dirty users of an account it was given, after how many of its writes."""
+
+    stamp: int
+    account: SharedAccount
+    dirty: DirtyScope
+    writes: int
 
 
 @dataclass(slots=True)
@@ -71,7 +75,11 @@ class LocalServing:
         self._words = self._arena.words
         self._stamp = 1
         self._accounts: dict[str, SharedAccount] = {}
+        self._stamped: _Stamped | None = None
+        """The last stamp that was given."""
         self._scopes: dict[str, _Scope] = {}
+        self._timely: set[str] = set()
+        """Scopes of which readers do not know yet that a user is dirty."""
         self._outside = threading.Lock()
         """For what is written without the state lock. Taken after that one."""
         with locked():
@@ -98,7 +106,6 @@ class LocalServing:
         """Serves the memberships of a scope as they are now. For one thread a scope."""
         if not self._moves_on(account, scope, served):
             self._serve(account, scope, served)
-        self._add_ids(account)
 
     def _serve(self, account: str, scope: str, served: ServedScope) -> None:
         with self._locked():
@@ -111,11 +118,14 @@ class LocalServing:
                 else:
                     self._publish(found, scope, served, published, stored)
 
-    def _add_ids(self, account: str) -> None:
+    def serve_ids(self, account: str) -> None:
         """Adds ids of users that readers do not have yet, for a while, a few per hold of the lock."""
         for _ in range(ID_PAGES_A_ROUND // ID_PAGES_AT_ONCE):
             shared = self._accounts.get(account)
-            if shared is None or shared.has_all_ids:
+            if shared is None:
+                return
+            if not shared.needs_ids:
+                shared.look_at_ids()
                 return
             with self._locked():
                 if self._accounts.get(account) is not shared:
@@ -167,11 +177,9 @@ class LocalServing:
         shared = self._shared(account)
         dirty = published.dirty[scope]
         assert dirty.groups is not None
-        # Users that are dirty now are touched after this stamp, and so are those of later writes.
-        stamp, self._stamp = self._stamp, self._stamp + 1
-        shared.touch(dict(enumerate(dirty.groups)), self._stamp)
+        stamp, is_late = self._stamp_of(shared, dirty), any(dirty.groups)
         waits = self._state.memberships.wait_for_exits(account.name)
-        population = _population(account, served.inputs)
+        population = shared.population(served.inputs)
         known = self._scopes.get(scope) or self._new_scope(scope)
         known.record.publish(
             {audience: each.members for audience, each in stored.items() if each.members is not None},
@@ -182,7 +190,7 @@ class LocalServing:
                 generation=served.generation,
                 reached=served.reached,
                 depends_on_time=served.depends_on_time,
-                is_late=any(dirty.groups),
+                is_late=is_late,
                 ids=UNCOUNTED if waits or population is None else shared.id_changes,
                 population=population or 0,
                 # Made before the lock was taken: a write since may have changed what they say.
@@ -190,8 +198,24 @@ class LocalServing:
                 writes=shared.writes,
             ),
         )
+        if is_late:
+            self._timely.discard(scope)
+        else:
+            self._timely.add(scope)
         known.account, known.stored, known.dirty, known.served = account.name, stored, dirty, served
         known.writes, known.id_changes, known.waited = shared.writes, shared.id_changes, waits
+
+    def _stamp_of(self, shared: SharedAccount, dirty: DirtyScope) -> int:
+        """A stamp after which the dirty users are touched, and those of later writes. Scopes with the same
+        dirty users share one until the next write.
+        """
+        assert dirty.groups is not None
+        last = self._stamped
+        if last is None or (last.account, last.dirty, last.writes) != (shared, dirty, shared.writes):
+            last = self._stamped = _Stamped(self._stamp, shared, dirty, shared.writes)
+            self._stamp += 1
+            shared.touch(dict(enumerate(dirty.groups)), self._stamp)
+        return last.stamp
 
     def _end(self, scope: str) -> None:
         known = self._scopes.get(scope)
@@ -227,10 +251,10 @@ class LocalServing:
             return
         shared.touch(users, self._stamp)
         shared.count_write()
-        for scope in scopes:
-            known = self._scopes.get(scope)
-            if known is not None:
-                known.record.be_late()
+        late = self._timely.intersection(scopes) if self._timely else ()
+        for scope in late:
+            self._scopes[scope].record.be_late()
+        self._timely.difference_update(late)
 
     def begin_ids(self, account: str) -> None:
         """Ids of the account are about to mean other users."""
@@ -294,16 +318,6 @@ class LocalServing:
         with self._locked():
             self._state.serve_with(None)
         self._arena.close()
-
-
-def _population(account: People, inputs: Sequence[str]) -> int | None:
-    """Users of the inputs; None when they cannot be counted, or that takes long."""
-    if len(inputs) > 1 and sum(account.directory.counts) > COUNTED_USERS_MAX:
-        return None
-    try:
-        return account.universe_size(inputs)
-    except DataLoss:
-        return None
 
 
 def _servable(published: PublishedAccount, scope: str, served: ServedScope) -> dict[str, StoredMembers]:
