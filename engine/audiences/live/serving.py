@@ -16,7 +16,7 @@ from engine.resources.records import account_of
 
 JOURNEYS_ALWAYS_SERVED = 16
 """Journeys that are served after each round, when there are no more of them."""
-SERVING_SHARE = 0.1
+SERVING_SHARE = 0.05
 """Processor time that is spent on more of them, of all time."""
 REST_S_MAX = 1.0
 """Well below the age of memberships that readers still answer from."""

@@ -6,6 +6,7 @@ dense id of an erased user is never reused.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -48,6 +49,11 @@ PARTITION_NUMBER_BYTES = 64
 FEW_USERS_MAX = 64
 """New users up to which each is given to its group by itself: calls of numpy for every group take longer."""
 
+ONE_BY_ONE_MAX = 8
+"""New users of a page whose partitions are written one by one."""
+PAGE_KEYS_KEPT = 1 << 12
+"""Keys that need not be made anew: small batches write to the same pages again and again."""
+
 ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
 
 
@@ -56,6 +62,17 @@ class Alias(NamedTuple):
 
     user_id: str
     alias_of: str
+
+
+@functools.lru_cache(PAGE_KEYS_KEPT)
+def _alive_key(account: int, group: int) -> bytes:
+    return key(Family.ALIVE, account, group)
+
+
+@functools.lru_cache(PAGE_KEYS_KEPT)
+def _page_keys(account: int, group: int, page: int) -> tuple[bytes, bytes]:
+    """The keys of a page of ids, and of the page of their partitions."""
+    return key(Family.USER_IDS, account, group, page), key(Family.USER_PARTITIONS, account, group, page)
 
 
 ALIASES: msgspec.msgpack.Decoder[Alias] = msgspec.msgpack.Decoder(Alias)
@@ -257,19 +274,21 @@ class Directory:
         self, group: int, first: int, user_ids: list[str], partitions: npt.NDArray[np.uint16] | list[int]
     ) -> None:
         """Writes new users of a group into its pages, with dense ids from `first`."""
-        alive = self._page_cache.change(key(Family.ALIVE, self._account, group), BITMAP)
+        alive = self._page_cache.change(_alive_key(self._account, group), BITMAP)
         alive.value.add_range(first, first + len(user_ids))
         taken = 0
         while taken < len(user_ids):
             dense = first + taken
             fits = min(len(user_ids) - taken, PAGE_MASK + 1 - (dense & PAGE_MASK))
-            ids = self._page_cache.change(
-                key(Family.USER_IDS, self._account, group, dense >> PAGE_BITS), ID_PAGE
-            )
-            ids.value.extend(user_ids[taken : taken + fits])
-            page = self._page_cache.change(self._partitions_key(group, dense >> PAGE_BITS), PARTITIONS)
+            ids_key, partitions_key = _page_keys(self._account, group, dense >> PAGE_BITS)
+            self._page_cache.change(ids_key, ID_PAGE).value.extend(user_ids[taken : taken + fits])
+            page = self._page_cache.change(partitions_key, PARTITIONS)
             slot = dense & PAGE_MASK
-            as_numpy(page.value)[slot : slot + fits] = partitions[taken : taken + fits]
+            if fits > ONE_BY_ONE_MAX:
+                as_numpy(page.value)[slot : slot + fits] = partitions[taken : taken + fits]
+            else:
+                for at in range(fits):
+                    page.value[slot + at] = partitions[taken + at]
             taken += fits
 
     # --- user ref → user id ---
@@ -315,9 +334,6 @@ class Directory:
 
     # --- partitions ---
 
-    def _partitions_key(self, group: int, page: int) -> bytes:
-        return key(Family.USER_PARTITIONS, self._account, group, page)
-
     def in_partitions(self, group: int, partitions: frozenset[int]) -> BitMap:
         """Users of the group in those partitions."""
         cache_key = self._account, group, partitions
@@ -343,7 +359,7 @@ class Directory:
         """The partition of every dense id of a group, from `start`."""
         first = start >> PAGE_BITS
         pages = [
-            as_numpy(self._page_cache.get(self._partitions_key(group, page), PARTITIONS).value)
+            as_numpy(self._page_cache.get(_page_keys(self._account, group, page)[1], PARTITIONS).value)
             for page in range(first, (self.counts[group] + PAGE_MASK) >> PAGE_BITS)
         ]
         if not pages:

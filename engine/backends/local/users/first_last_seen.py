@@ -8,6 +8,7 @@ batches are therefore buffered until they are read, or until they are worth a pa
 from __future__ import annotations
 
 import array
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,9 @@ from engine.values import TIME_MAX_MICROS, Micros
 
 VECTOR_USERS_MIN = 16
 """Users of a page below which they are updated one by one; a pass over the whole page costs more."""
+
+PAGE_KEYS_KEPT = 1 << 12
+"""Keys that need not be made anew: small batches write to the same pages again and again."""
 
 WAITING_USERS_MAX = 1 << 15
 """Users whose times are buffered for each input and group, at 20 bytes each."""
@@ -151,16 +155,17 @@ class FirstLastSeen:
 
     def _see(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> None:
         is_new, is_earlier = self._widen(input_number, ref, first, last)
-        group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
-        if is_new:
-            self._belonging(input_number, group).value.add(dense)
+        group = ref >> GROUP_SHIFT
         if is_new or is_earlier:
+            dense = ref & DENSE_MASK
+            if is_new:
+                self._belonging(input_number, group).value.add(dense)
             by_group = self._newcomers.setdefault(input_number, {})
             if group in by_group:
                 by_group[group].add(dense)
             else:
                 by_group[group] = BitMap((dense,))
-        self.touched.add(("seen", input_number, ref >> GROUP_SHIFT))
+        self.touched.add(("seen", input_number, group))
 
     def _widen(self, input_number: int, ref: UserRef, first: Micros, last: Micros) -> tuple[bool, bool]:
         """Whether the user had no times until now, and whether its first time became earlier."""
@@ -196,10 +201,10 @@ class FirstLastSeen:
         return cached
 
     def _page_key(self, input_number: int, group: int, dense: int) -> bytes:
-        return key(Family.SEEN, self._account, input_number, group, dense >> PAGE_BITS)
+        return _page_key(self._account, input_number, group, dense >> PAGE_BITS)
 
     def _belonging_key(self, input_number: int, group: int) -> bytes:
-        return key(Family.BELONGS, self._account, input_number, group)
+        return _belonging_key(self._account, input_number, group)
 
     def _belonging(self, input_number: int, group: int) -> CachedPage[BitMap]:
         cached = self._belongs.get((input_number, group))
@@ -358,6 +363,16 @@ class FirstLastSeen:
         found = (self._page_cache.find(each, SEEN_TIMES) for each in keys)
         halves = [as_numpy(cached.value)[_half(last)] for cached in found if cached is not None]
         return _joined_times(halves, last) if halves else None
+
+
+@functools.lru_cache(PAGE_KEYS_KEPT)
+def _page_key(account: int, input_number: int, group: int, page: int) -> bytes:
+    return key(Family.SEEN, account, input_number, group, page)
+
+
+@functools.lru_cache(PAGE_KEYS_KEPT)
+def _belonging_key(account: int, input_number: int, group: int) -> bytes:
+    return key(Family.BELONGS, account, input_number, group)
 
 
 def _half(last: bool) -> slice:
