@@ -30,7 +30,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.backends.local.query.whole_field": {"FEW_TEXTS_MAX": (0, 3), "KEPT_USERS_MIN": (0, 3)},
     "engine.backends.local.storage.ordinals": {"MASKED_AT_ONCE": (1, 1 << 13)},
     "engine.backends.local.events.tables": {"ALL_ROWS_MAX": (0, 3), "PENDING_ROWS_MAX": (1, 3)},
-    "engine.backends.local.events.all_rows": {"SPARSE_SHARE": (0, 1 << 40), "DAYS_SORTED_FAST_MAX": (0, 3)},
+    "engine.backends.local.events.all_rows": {
+        "SPARSE_SHARE": (0, 1 << 40),
+        "FEW_ROWS_MAX": (0, 3),
+        "DAYS_SORTED_FAST_MAX": (0, 3),
+    },
     "engine.backends.local.query.field_predicate": {
         "PROFILE_USERS_MAX": (0, 1),
         "PROFILE_USERS_OVER_SCAN_MAX": (0, 1),

@@ -2,13 +2,16 @@
 
 A question about every group reads a table, a handful of parts and a few calls of numpy for each. Of a name
 with few rows these calls take many times as long as their work. So its rows are kept joined, day by day, with
-the ordinal of each row's user. Only in the days at the edges of a window are times compared.
+the ordinal of each row's user. Only in the days at the edges of a window are times compared. The rows of the
+days between are counted once for each user, and the counts kept for the next window over the same days.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from pyroaring import BitMap
@@ -24,8 +27,11 @@ from engine.values import MICROS_PER_DAY, Micros
 ALL_ROWS_MAX = 1 << 19
 """Rows up to which those of a name are kept joined: six megabytes."""
 
-SPARSE_SHARE = 4
-"""Rows are sorted by user while there are fewer than one for four users; above, every user is counted."""
+SPARSE_SHARE = 32
+"""Rows are sorted by user while there are fewer than one for 32 users; above, every user is counted."""
+
+FEW_ROWS_MAX = 128
+"""Rows up to which nobody asks how many a single user has at most."""
 
 DAYS_SORTED_FAST_MAX = 1 << 16
 """Days between the first and the last row up to which rows are sorted in linear time."""
@@ -96,6 +102,8 @@ class RowsByDay:
     offsets: Int64s
     """Where the rows of each day start, followed by the number of rows."""
 
+    _counted: _LastCounted = field(default_factory=lambda: _LastCounted(), init=False)
+
     @property
     def nbytes(self) -> int:
         return self.users.nbytes + self.times.nbytes + self.days.nbytes + self.offsets.nbytes
@@ -120,18 +128,68 @@ class RowsByDay:
 
     def users_between(self, start: Micros | None, end: Micros | None) -> list[Uint32s]:
         """The user of each row in [start, end)."""
+        whole, edges = self._days_between(start, end)
+        return [self.users[whole], *self._at_edges(edges, start, end)]
+
+    def rows_between(self, start: Micros | None, end: Micros | None) -> int:
+        """Number of rows in [start, end), or a few more: those of the days at its ends are all counted."""
+        whole, edges = self._days_between(start, end)
+        at_edges = sum([int(self.offsets[day + 1] - self.offsets[day]) for day in edges])
+        return int(whole.stop - whole.start) + at_edges
+
+    def _days_between(self, start: Micros | None, end: Micros | None) -> tuple[slice, set[int]]:
+        """The rows of the days that lie wholly in [start, end), and the days that may lie in it partly."""
         days, offsets = self.days, self.offsets
-        # The days that lie wholly in the range, and the one before and after them.
         first = 0 if start is None else int(days.searchsorted(-(-start // MICROS_PER_DAY)))
         last = len(days) if end is None else int(days.searchsorted(end // MICROS_PER_DAY))
-        found = [self.users[offsets[first] : offsets[last]]] if first < last else []
         edges = {first - 1} if start is not None and first else set()
         if end is not None and last < len(days):
             edges.add(last)
-        for day in edges:
-            rows = slice(offsets[day], offsets[day + 1])
+        return slice(int(offsets[first]), int(offsets[max(first, last)])), edges
+
+    def _at_edges(self, days: set[int], start: Micros | None, end: Micros | None) -> list[Uint32s]:
+        """The user of each row of these days in [start, end)."""
+        found = []
+        for day in days:
+            rows = slice(self.offsets[day], self.offsets[day + 1])
             found.append(self.users[rows][_within(self.times[rows], start, end)])
         return found
+
+    def peak(self) -> int:
+        """The most rows of a user, or more."""
+        if len(self.users) <= FEW_ROWS_MAX:
+            return len(self.users)
+        if self._counted.peak is None:
+            self._counted.peak = int(np.bincount(self.users).max(initial=0))
+        return self._counted.peak
+
+    def count_between(self, start: Micros | None, end: Micros | None, counts: Ints) -> None:
+        """Adds to `counts`, an item for each user, the number of the user's rows in [start, end)."""
+        whole, edges = self._days_between(start, end)
+        last = self._counted.last
+        if last is None or (last.rows, last.counts.dtype) != (whole, counts.dtype):
+            found = np.bincount(self.users[whole], minlength=len(counts)).astype(counts.dtype)
+            last = self._counted.last = _Counted(whole, found)
+        counts += last.counts
+        for users in self._at_edges(edges, start, end):
+            # Several times as slow with an index or a number of another type.
+            np.add.at(counts, users.astype(np.intp), counts.dtype.type(1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Number of rows of each user among some rows."""
+
+    rows: slice
+    counts: Ints
+
+
+@dataclass(slots=True)
+class _LastCounted:
+    """What was counted last. Several threads may count at once: each sets what is right."""
+
+    last: _Counted | None = None
+    peak: int | None = None
 
 
 def _within(times: Int64s, start: Micros | None, end: Micros | None) -> Bools:
@@ -148,14 +206,28 @@ class AllRows:
     """By group, the stored parts that `stored` has the rows of."""
     stored: RowsByDay
     fresh: RowsByDay
+    size: int
+    """Number of ordinals."""
 
     def __len__(self) -> int:
         return len(self.stored.users) + len(self.fresh.users)
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes."""
-        return self.stored.nbytes + self.fresh.nbytes
+        """Memory in bytes, with the counts that are kept once they are asked about."""
+        parts = self._parts
+        are_counted = sum(len(part.users) for part in parts) * SPARSE_SHARE >= self.size
+        counts = self.size * self._counts_type.itemsize * len(parts) if are_counted else 0
+        return self.stored.nbytes + self.fresh.nbytes + counts
+
+    @property
+    def _parts(self) -> list[RowsByDay]:
+        return [part for part in (self.stored, self.fresh) if len(part.users)]
+
+    @property
+    def _counts_type(self) -> np.dtype[Any]:
+        """The smallest type that holds the number of rows of every user."""
+        return np.min_scalar_type(sum(part.peak() for part in self._parts))
 
     @classmethod
     def of_groups(cls, since: Micros | None, groups: Sequence[GroupRows], stride: int) -> AllRows:
@@ -163,7 +235,8 @@ class AllRows:
         stored = [(rows.group, rows.stored) for rows in groups if rows.stored is not None]
         fresh = [(rows.group, rows.fresh) for rows in groups]
         states = tuple(rows.states for rows in groups)
-        return cls(since, states, RowsByDay.of_groups(stored, stride), RowsByDay.of_groups(fresh, stride))
+        by_day, fresh_by_day = (RowsByDay.of_groups(rows, stride) for rows in (stored, fresh))
+        return cls(since, states, by_day, fresh_by_day, stride * len(groups))
 
     def begin_by(self, start: Micros | None) -> bool:
         """Whether they have every row from an instant on."""
@@ -172,25 +245,20 @@ class AllRows:
     def with_fresh(self, groups: Sequence[GroupRows], stride: int) -> AllRows:
         """The same stored rows, and these rows in memory."""
         fresh = [(rows.group, rows.fresh) for rows in groups]
-        return AllRows(self.since, self.states, self.stored, RowsByDay.of_groups(fresh, stride))
+        return AllRows(self.since, self.states, self.stored, RowsByDay.of_groups(fresh, stride), self.size)
 
-    def passing(self, time: TimeRange, intervals: Sequence[Interval], size: int) -> BitMap:
-        """The users whose number of rows in the range of time lies in an interval and is not 0. `size`:
-        number of ordinals.
-        """
-        pieces = [
-            rows for part in (self.stored, self.fresh) for rows in part.users_between(time.start, time.end)
-        ]
+    def passing(self, time: TimeRange, intervals: Sequence[Interval]) -> BitMap:
+        """The users whose number of rows in the range of time lies in an interval and is not 0."""
         low_and_high = [integer_bounds(interval) for interval in intervals]
         bounds = [(max(1, low or 1), high) for low, high in low_and_high]
-        if sum(map(len, pieces)) * SPARSE_SHARE < size:
+        parts = self._parts
+        if sum(part.rows_between(time.start, time.end) for part in parts) * SPARSE_SHARE < self.size:
+            pieces = [users for part in parts for users in part.users_between(time.start, time.end)]
             return bitmap_of(_with_counts(np.sort(np.concatenate((_NO_USERS, *pieces))), bounds))
-        if (1, None) in bounds:
-            present = np.zeros(size, np.bool_)
-            for rows in pieces:
-                present[rows] = True
-            return bitmap_of_mask(present)
-        return bitmap_of_mask(_between(np.bincount(np.concatenate(pieces), minlength=size), bounds))
+        counts: Ints = np.zeros(self.size, self._counts_type)
+        for part in parts:
+            part.count_between(time.start, time.end, counts)
+        return bitmap_of_mask(_between(counts, bounds))
 
 
 def _with_counts(users: Uint32s, bounds: Sequence[Bounds]) -> Uint32s:
@@ -206,10 +274,8 @@ def _with_counts(users: Uint32s, bounds: Sequence[Bounds]) -> Uint32s:
 
 def _between(counts: Ints, bounds: Sequence[Bounds]) -> Bools:
     """Mask of counts that lie in some bounds."""
-    passed = np.zeros(len(counts), np.bool_)
-    for low, high in bounds:
-        passed |= integers_between(counts, low, high)
-    return passed
+    passed = [integers_between(counts, low, high) for low, high in bounds]
+    return functools.reduce(np.logical_or, passed) if passed else np.zeros(len(counts), np.bool_)
 
 
 _NO_USERS: Uint32s = np.zeros(0, np.uint32)

@@ -524,13 +524,13 @@ class AggregatePredicate(_EventsPredicate):
         rows = self._rows_of_all(ordinals, read)
         if rows is None:
             return super().everyone_of_all(ordinals, read)
-        return self._passing(rows, ordinals, read)
+        return self._passing(rows, read)
 
     def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
         rows = self._rows_of_all(ordinals, read) if len(users) > FEW_USERS_MAX else None
         if rows is None:
             return super().among_all(ordinals, users, read)
-        return self._passing(rows, ordinals, read)
+        return self._passing(rows, read)
 
     def _rows_of_all(self, ordinals: Ordinals, read: Unshared) -> AllRows | None:
         """All rows of the events, if the answer is their number and they are few."""
@@ -557,11 +557,11 @@ class AggregatePredicate(_EventsPredicate):
                 cache.add_part(place, name, rows, rows.nbytes, began)
         return rows
 
-    def _passing(self, rows: AllRows, ordinals: Ordinals, read: Unshared) -> BitMap:
+    def _passing(self, rows: AllRows, read: Unshared) -> BitMap:
         step = self._step
         read.looked_at += len(rows)
         with read.released(is_brief=True) if len(rows) > ROWS_COUNTED_BRIEFLY_MAX else nullcontext():
-            return rows.passing(step.selection.time, step.intervals, ordinals.size)
+            return rows.passing(step.selection.time, step.intervals)
 
     def work(self, group: int) -> float:
         selection = self._step.selection

@@ -82,5 +82,46 @@ def test_users_by_their_number_of_rows(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(all_rows, "SPARSE_SHARE", sparse_share)
             for rows in (both, later.with_fresh(left_out, STRIDE)):
-                found = rows.passing(TimeRange(start=start), (interval,), STRIDE * GROUPS)
+                found = rows.passing(TimeRange(start=start), (interval,))
                 assert set(found) == expected
+
+
+@given(
+    stored=ROWS,
+    fresh=ROWS,
+    windows=st.lists(st.tuples(st.none() | INSTANTS, st.none() | INSTANTS), min_size=2, max_size=6),
+    low=st.integers(1, 3),
+)
+def test_counts_of_days_are_kept_from_window_to_window(
+    stored: Rows, fresh: Rows, windows: list[tuple[int | None, int | None]], low: int
+) -> None:
+    groups = [
+        GroupRows(group, (), old, new)
+        for group, (old, new) in enumerate(zip(by_group(stored), by_group(fresh), strict=True))
+    ]
+    rows = AllRows.of_groups(None, groups, STRIDE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(all_rows, "SPARSE_SHARE", 1 << 40)
+        for start, end in windows:
+            counts = within(stored + fresh, start, end)
+            expected = {user for user, count in counts.items() if count >= low}
+            assert set(rows.passing(TimeRange(start=start, end=end), (Interval(low=low),))) == expected
+
+
+@pytest.mark.parametrize("rows_of_user", [1, 255, 256, 300])
+def test_a_user_with_more_rows_than_a_byte_counts(rows_of_user: int) -> None:
+    """Half of them are stored, in a day that is counted as a whole; one more is at the edge of the window."""
+    half = rows_of_user // 2
+    stored = [(1, 2, 5)] * half + [(1, 2, MICROS_PER_DAY)]
+    fresh = [(1, 2, 7)] * (rows_of_user - half)
+    groups = [
+        GroupRows(group, (), old, new)
+        for group, (old, new) in enumerate(zip(by_group(stored), by_group(fresh), strict=True))
+    ]
+    rows = AllRows.of_groups(None, groups, STRIDE)
+    time = TimeRange(start=0, end=MICROS_PER_DAY + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(all_rows, "SPARSE_SHARE", 1 << 40)
+        for most, expected in ((rows_of_user, set()), (rows_of_user + 1, {STRIDE + 2})):
+            assert set(rows.passing(time, (Interval(low=most, high=most),))) == expected
+        assert rows.nbytes > rows.stored.nbytes + rows.fresh.nbytes + STRIDE * GROUPS
