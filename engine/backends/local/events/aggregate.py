@@ -14,7 +14,7 @@ from pyroaring import BitMap
 
 from engine.backends.local.events.by_value import is_by_value, users_by_value
 from engine.backends.local.events.columns import NumberColumn, doubles_between, integers_between
-from engine.backends.local.events.decimals import integer_bounds
+from engine.backends.local.events.decimals import MANTISSA_MAX, integer_bounds, powers_to_one_exponent
 from engine.backends.local.events.distinct import distinct_days, distinct_values
 from engine.backends.local.events.joined_rows import users_passing
 from engine.backends.local.events.model import ResolvedEventMatch, RowCondition
@@ -30,7 +30,7 @@ from engine.backends.local.events.select import (
     selected,
 )
 from engine.backends.local.events.sums import NumberRows, Totals, average_passing, sum_passing
-from engine.backends.local.storage.arrays import Bools, Floats, Ints, Uint32s, runs, smallest
+from engine.backends.local.storage.arrays import Bools, Floats, Ints, Uint32s, apply_at, runs, smallest
 from engine.backends.local.storage.bitmaps import bitmap_of
 from engine.criteria.conditions import WhereAttribute
 from engine.criteria.model import Aggregate
@@ -78,7 +78,7 @@ def few_passing(parts: Sequence[Part], step: ResolvedEventMatch, check: Callable
     if others or sum(part.record.rows for part in few) > FEW_JOINED_ROWS_MAX:
         return None
     time = step.selection.time
-    users = np.sort(RowsByTime.of_parts(few, check).users_between(time.start, time.end))
+    users = np.sort(np.concatenate(RowsByTime.of_parts(few, check).users_between(time.start, time.end)))
     starts = runs(users)
     return bitmap_of(users[starts[:-1]][in_intervals(np.diff(starts), step.intervals)])
 
@@ -121,7 +121,7 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
     """Number of rows of each slot."""
     if universe.is_one_user:
         # Its rows need not be told apart.
-        rows_of_user = sum(len(rows.row_slots) for rows in selected(parts, step.selection, universe))
+        rows_of_user = sum(len(rows) for rows in selected(parts, step.selection, universe))
         return np.array([rows_of_user])
     peak = sum(part.record.peak for part in parts)
     counts: Ints = np.zeros(universe.slots, np.min_scalar_type(peak))
@@ -136,16 +136,14 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
         kept.add_to(counts)
     if universe.ids is None and step.selection.where is None:
         others = _add_ordered(counts, others, step, universe)
-    row_slots: list[Ints] = []
     for part in others:
         universe.check()
         if universe.ids is None and step.selection.where is None and part.within(start, end):
             universe.looked_at += part.record.users
             _add_whole_part(counts, part)
             continue
-        row_slots += (rows.row_slots for rows in selected((part,), step.selection, universe))
-    if row_slots:
-        counts += np.bincount(np.concatenate(row_slots), minlength=len(counts)).astype(counts.dtype)
+        for rows in selected((part,), step.selection, universe):
+            apply_at(np.add, counts, rows.row_slots, 1)
     return counts
 
 
@@ -165,8 +163,7 @@ def _add_by_value(
         return list(parts)
     for users in found:
         universe.looked_at += len(users)
-        if len(users):
-            counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+        apply_at(np.add, counts, users, 1)
     return others
 
 
@@ -187,7 +184,7 @@ def _add_joined(
         if users is None:
             continue
         universe.looked_at += sum(part.record.rows for part in whole)
-        counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+        apply_at(np.add, counts, users, 1)
         left = [part for part in left if not any(part is each for each in whole)]
     return left
 
@@ -203,11 +200,10 @@ def _add_ordered(
     if not ordered:
         return others
     time = step.selection.time
-    users = np.concatenate(
-        [RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end) for some in ordered]
-    )
-    universe.looked_at += len(users)
-    counts += np.bincount(users, minlength=len(counts)).astype(counts.dtype)
+    for some in ordered:
+        for users in RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end):
+            universe.looked_at += len(users)
+            apply_at(np.add, counts, users, 1)
     taken = {id(part) for some in ordered for part in some}
     return [part for part in others if id(part) not in taken]
 
@@ -294,13 +290,7 @@ def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
     lasting, others = lasting_parts(parts, step.selection, universe)
 
     def best_of(some: Sequence[Part], within: Universe) -> _OneEach:
-        best = _OneEach.none(within.slots, np.inf if better is np.minimum else -np.inf)
-        for piece, numbers in _number_rows(some, step, within):
-            slots = piece.slots
-            of_slot = better.reduceat(numbers.doubles, piece.starts[:-1])
-            best.numbers[slots] = better(best.numbers[slots], of_slot)
-            best.present[slots] = True
-        return best
+        return _best(_number_rows(some, step, within), within.slots, better)
 
     best = best_of(others, universe)
     if lasting:
@@ -310,6 +300,28 @@ def _extreme(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe
         better(best.numbers[:count], kept.numbers, out=best.numbers[:count])
         best.present[:count] |= kept.present
     return best.pass_(step.intervals)
+
+
+def _best(rows: Sequence[NumberRows], slots: int, better: np.ufunc) -> _OneEach:
+    """The least or the greatest number of each slot."""
+    worst = np.inf if better is np.minimum else -np.inf
+    pieces = [(numbers.mantissas, numbers.exponent) for _, numbers in rows if numbers.mantissas is not None]
+    found = powers_to_one_exponent(pieces) if pieces and len(pieces) == len(rows) else None
+    if found is None:
+        doubles = _OneEach.none(slots, worst)
+        for piece, numbers in rows:
+            apply_at(better, doubles.numbers, piece.row_slots, numbers.doubles)
+            doubles.present[piece.row_slots] = True
+        return doubles
+    powers, exponent = found
+    none = MANTISSA_MAX + 1 if better is np.minimum else -MANTISSA_MAX - 1
+    mantissas = np.full(slots, none, np.int64)
+    for (piece, _), (own, _), power in zip(rows, pieces, powers, strict=True):
+        apply_at(better, mantissas, piece.row_slots, own.astype(np.int64) * power)
+    best = _OneEach(np.full(slots, worst), mantissas != none)
+    found_at = np.flatnonzero(best.present)
+    best.numbers[found_at] = mantissas[found_at] / 10.0**exponent
+    return best
 
 
 def _at_end(parts: Sequence[Part], step: ResolvedEventMatch, universe: Universe) -> Bools:
@@ -360,7 +372,7 @@ def _approach(ends: _OneEach, parts: Sequence[Part], step: ResolvedEventMatch, u
                 slots, at = slots[nearer], at[nearer]
                 times[slots] = time[nearer]
                 sequences[slots] = sequence[nearer]
-            ends.numbers[slots] = column.doubles[at]
+            ends.numbers[slots] = column.at(at).doubles
             ends.present[slots] = True
 
 

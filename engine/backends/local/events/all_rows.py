@@ -19,7 +19,7 @@ from pyroaring import BitMap
 from engine.backends.local.events.columns import integers_between
 from engine.backends.local.events.decimals import integer_bounds
 from engine.backends.local.events.part import Part
-from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Uint32s, runs
+from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Uint32s, apply_at, runs
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask
 from engine.criteria.ranges import Interval, TimeRange
 from engine.values import MICROS_PER_DAY, Micros
@@ -172,8 +172,7 @@ class RowsByDay:
             last = self._counted.last = _Counted(whole, found)
         counts += last.counts
         for users in self._at_edges(edges, start, end):
-            # Several times as slow with an index or a number of another type.
-            np.add.at(counts, users.astype(np.intp), counts.dtype.type(1))
+            apply_at(np.add, counts, users, 1)
 
 
 @dataclass(frozen=True, slots=True)

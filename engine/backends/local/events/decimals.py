@@ -71,14 +71,10 @@ def rescaled(pieces: Sequence[tuple[Ints, int]]) -> tuple[Ints, int] | None:
     """Mantissas of several columns, concatenated under one exponent: what `scaled` returns for all their
     values. None when they do not fit one exponent.
     """
-    exponent = max(exponent for _, exponent in pieces)
-    powers = [10 ** (exponent - own) for _, own in pieces]
-    if any(
-        max(int(own.max()), -int(own.min())) * power > MANTISSA_MAX
-        for (own, _), power in zip(pieces, powers, strict=True)
-        if power > 1 and len(own)
-    ):
+    found = powers_to_one_exponent(pieces)
+    if found is None:
         return None
+    powers, exponent = found
     same = len({own.dtype for own, _ in pieces}) == 1 and max(powers) == 1
     mantissas: Ints = np.concatenate(
         [
@@ -90,6 +86,21 @@ def rescaled(pieces: Sequence[tuple[Ints, int]]) -> tuple[Ints, int] | None:
         mantissas = mantissas // 10
         exponent -= 1
     return mantissas, exponent
+
+
+def powers_to_one_exponent(pieces: Sequence[tuple[Ints, int]]) -> tuple[list[int], int] | None:
+    """The power of ten by which to multiply the mantissas of each column, and the exponent that they then
+    share. None when they would exceed MANTISSA_MAX.
+    """
+    exponent = max(exponent for _, exponent in pieces)
+    powers = [10 ** (exponent - own) for _, own in pieces]
+    if any(
+        max(int(own.max()), -int(own.min())) * power > MANTISSA_MAX
+        for (own, _), power in zip(pieces, powers, strict=True)
+        if power > 1 and len(own)
+    ):
+        return None
+    return powers, exponent
 
 
 def _has_last_digit(mantissas: Ints) -> bool:

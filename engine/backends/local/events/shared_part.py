@@ -98,7 +98,7 @@ def _row_set(rows: Rows, attributes: Set[int], first_place: int) -> RowSet:
         if len(values):
             # A few rows of a large dictionary.
             values = values.trimmed() if isinstance(values, DictionaryColumn) else values.at(slice(None))
-            values.positions = None if positions is None or len(values) == len(rows.row_slots) else positions
+            values.positions = None if positions is None or len(values) == len(rows) else positions
             columns[tag] = values
     return RowSet(
         users=(rows.row_slots + first_place).astype(np.uint32),

@@ -16,11 +16,19 @@ import numpy as np
 from engine.backends.local.events.columns import NumberColumn, integers_between
 from engine.backends.local.events.decimals import exact_sum, integer_bounds, shortest, sum_in
 from engine.backends.local.events.select import Rows
-from engine.backends.local.storage.arrays import Bools, Floats, Int64s, Ints, Positions, runs, smallest
+from engine.backends.local.storage.arrays import (
+    Bools,
+    Floats,
+    Int64s,
+    Ints,
+    Positions,
+    apply_at,
+    runs,
+    smallest,
+)
 from engine.criteria.ranges import Interval
 
 _INTEGER_MAX = 1 << 62
-_DOUBLE_INTEGER_MAX = 1 << 53
 
 _ROUNDING = 2.0**-50
 """Relative: exceeds the errors of a double, its shortest decimal and one addition together."""
@@ -56,28 +64,22 @@ class Totals:
     @classmethod
     def of_rows(cls, rows: Sequence[NumberRows], slots: int) -> Totals:
         """Adds the numbers by slot."""
-        row_slots = np.concatenate([np.zeros(0, np.int64), *(piece.row_slots for piece, _ in rows)])
         exponent = max((numbers.exponent for _, numbers in rows), default=0)
         bound = sum(_bound(numbers, exponent) for _, numbers in rows)
         # Each number is added together with this unit, whose multiple in a sum is then the count: a sum lies
         # within half of it.
         unit_bits = (2 * bound).bit_length()
         peak = sum(piece.part.record.peak for piece, _ in rows)
-        if bound < _INTEGER_MAX and (peak + 1) << unit_bits <= _DOUBLE_INTEGER_MAX:
-            added = _added(rows, row_slots, slots, exponent, float(1 << unit_bits))
+        if bound < _INTEGER_MAX and (peak + 1) << unit_bits <= _INTEGER_MAX:
+            added = _added(rows, slots, exponent, 1 << unit_bits)
             counts: Int64s = added + (1 << unit_bits >> 1) >> unit_bits
             return cls(added - (counts << unit_bits), counts, exponent, bound)
-        counts = np.bincount(row_slots, minlength=slots)
+        counts = np.zeros(slots, np.int64)
+        for piece, _ in rows:
+            apply_at(np.add, counts, piece.row_slots, 1)
         if bound >= _INTEGER_MAX:
             return cls(_NO_SUMS, counts, exponent, _INTEGER_MAX)
-        if bound <= _DOUBLE_INTEGER_MAX:
-            return cls(_added(rows, row_slots, slots, exponent, 0.0), counts, exponent, bound)
-        sums = np.zeros(slots, np.int64)
-        for piece, numbers in rows:
-            assert numbers.mantissas is not None
-            partial = np.add.reduceat(numbers.mantissas.astype(np.int64), piece.starts[:-1])
-            sums[piece.slots] += partial * 10 ** (exponent - numbers.exponent)
-        return cls(sums, counts, exponent, bound)
+        return cls(_added(rows, slots, exponent, 0), counts, exponent, bound)
 
     def plus(self, other: Totals) -> Totals:
         """The totals of both. The other has at most as many slots."""
@@ -88,8 +90,8 @@ class Totals:
         counts[: len(other.counts)] += other.counts
         if bound >= _INTEGER_MAX:
             return Totals(_NO_SUMS, counts, exponent, _INTEGER_MAX)
-        sums = self.sums * factor
-        sums[: len(other.sums)] += other.sums * other_factor
+        sums = self.sums.copy() if factor == 1 else self.sums * factor
+        sums[: len(other.sums)] += other.sums if other_factor == 1 else other.sums * other_factor
         return Totals(sums, counts, exponent, bound)
 
     def kept(self) -> Totals:
@@ -97,16 +99,17 @@ class Totals:
         return replace(self, counts=smallest(self.counts))
 
 
-def _added(rows: Sequence[NumberRows], row_slots: Ints, slots: int, exponent: int, unit: float) -> Int64s:
-    """By slot the sums × 10^`exponent`, each number increased by the unit. They are below 2^53: doubles add
-    such integers exactly, and numpy adds doubles by slot fastest.
-    """
-    weights = [
-        numbers.mantissas * float(10 ** (exponent - numbers.exponent)) + unit
-        for _, numbers in rows
-        if numbers.mantissas is not None
-    ]
-    return np.bincount(row_slots, np.concatenate([np.zeros(0), *weights]), slots).astype(np.int64)
+def _added(rows: Sequence[NumberRows], slots: int, exponent: int, unit: int) -> Int64s:
+    """By slot the sums × 10^`exponent`, each number increased by the unit."""
+    sums = np.zeros(slots, np.int64)
+    for piece, numbers in rows:
+        assert numbers.mantissas is not None
+        scaled = numbers.mantissas.astype(np.int64)
+        if numbers.exponent != exponent:
+            scaled *= 10 ** (exponent - numbers.exponent)
+        scaled += unit
+        apply_at(np.add, sums, piece.row_slots, scaled)
+    return sums
 
 
 def _bound(numbers: NumberColumn, exponent: int) -> int:
