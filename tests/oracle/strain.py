@@ -27,7 +27,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "TEMPLATE_CACHE_BYTES_MAX": (1,),
     },
     "engine.backends.local.query.predicates": {"FEW_USERS_MAX": (0, 1), "ROWS_COUNTED_BRIEFLY_MAX": (0, 1)},
-    "engine.backends.local.query.whole_field": {"FEW_TEXTS_MAX": (0, 3), "KEPT_USERS_MIN": (0, 3)},
+    "engine.backends.local.query.whole_field": {
+        "FEW_TEXTS_MAX": (0, 3),
+        "KEPT_USERS_MIN": (0, 3),
+        "COMPARED_AT_ONCE": (1 << 10, 1 << 13),
+    },
     "engine.backends.local.storage.ordinals": {"MASKED_AT_ONCE": (1, 1 << 13)},
     "engine.backends.local.events.tables": {"ALL_ROWS_MAX": (0, 3), "PENDING_ROWS_MAX": (1, 3)},
     "engine.backends.local.events.all_rows": {

@@ -30,9 +30,8 @@ from engine.backends.local.attributes.profile_codec import (
 from engine.backends.local.attributes.profile_codec import Write as Write
 from engine.backends.local.attributes.term_dictionary import TermDictionaries, TermDictionary
 from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
-from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
-from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns
+from engine.backends.local.storage.flat_columns import FlatColumn, FlatColumns, HeldColumns
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.page_cache import (
@@ -493,26 +492,19 @@ class Properties:
         pause: Callable[[], None] = lambda: None,
     ) -> BitMap:
         """Users of the group (of `count` ids) whose number or time lies in the ranges."""
-        return bitmap_of_mask(self.mask_of_column(field, kind, group, ranges, count, pause))
+        return bitmap_of_mask(self.flat_column(field, kind, group, count, pause).mask(ranges, count, pause))
 
-    def mask_of_column(
-        self,
-        field: int,
-        kind: Kind,
-        group: int,
-        ranges: Ranges,
-        count: int,
-        pause: Callable[[], None] = lambda: None,
-    ) -> Bools:
-        """As `match_column`, the mask of their dense ids."""
+    def flat_column(
+        self, field: int, kind: Kind, group: int, count: int, pause: Callable[[], None] = lambda: None
+    ) -> FlatColumn:
+        """The numbers or times of the first `count` users of a group."""
         codec = column_codec(kind)
 
         def page_of(page: int) -> npt.NDArray[Any] | None:
             start = page << PAGE_BITS
             return self._page_cache.view(self._column_key(field, kind, group, start), codec)
 
-        column = self._flat.column((field, kind, group), count, _absent(kind), page_of, pause)
-        return column.mask(ranges, count, pause)
+        return self._flat.column((field, kind, group), count, _absent(kind), page_of, pause)
 
     def match_users(
         self, fields: Sequence[int], group: int, users: BitMap, matcher: Matcher, read: Unshared

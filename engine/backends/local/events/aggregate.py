@@ -136,14 +136,16 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
         kept.add_to(counts)
     if universe.ids is None and step.selection.where is None:
         others = _add_ordered(counts, others, step, universe)
+    row_slots: list[Ints] = []
     for part in others:
         universe.check()
         if universe.ids is None and step.selection.where is None and part.within(start, end):
             universe.looked_at += part.record.users
             _add_whole_part(counts, part)
             continue
-        for rows in selected((part,), step.selection, universe):
-            apply_at(np.add, counts, rows.row_slots, 1)
+        row_slots += (rows.row_slots for rows in selected((part,), step.selection, universe))
+    if row_slots:
+        apply_at(np.add, counts, np.concatenate(row_slots), 1)
     return counts
 
 
@@ -200,10 +202,14 @@ def _add_ordered(
     if not ordered:
         return others
     time = step.selection.time
-    for some in ordered:
-        for users in RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end):
-            universe.looked_at += len(users)
-            apply_at(np.add, counts, users, 1)
+    found = [
+        users
+        for some in ordered
+        for users in RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end)
+    ]
+    users = np.concatenate(found)
+    universe.looked_at += len(users)
+    apply_at(np.add, counts, users, 1)
     taken = {id(part) for some in ordered for part in some}
     return [part for part in others if id(part) not in taken]
 

@@ -11,7 +11,6 @@ from engine.backends.local.account.account import Account
 from engine.backends.local.attributes.index import EMPTY_LIST
 from engine.backends.local.query.predicates import COLUMN_US, PROFILE_US, TEXT_US, PredicateBase
 from engine.backends.local.query.whole_field import WholeField
-from engine.backends.local.storage.arrays import Bools
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
@@ -206,15 +205,7 @@ class FieldPredicate(PredicateBase):
             yield ordinals.joined((group, self._passing_lists(field, group, read)) for group in groups)
         for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
             if ranges and whole.present(kind):
-                yield ordinals.of_masks(self._masks(field, kind, ranges, read))
-
-    def _masks(self, field: int, kind: Kind, ranges: Ranges, read: Unshared) -> Iterable[Bools]:
-        """The users of each group whose number or time lies in the ranges."""
-        counts = self._account.directory.counts
-        for group, count in enumerate(counts):
-            read.pause()
-            read.looked_at += count
-            yield self._properties.mask_of_column(field, kind, group, ranges, count, read.pause)
+                yield whole.in_ranges(kind, ranges)
 
     def _with_texts_of_all(
         self, field: int, kind: Kind, whole: WholeField, ordinals: Ordinals, read: Unshared
@@ -238,16 +229,9 @@ class FieldPredicate(PredicateBase):
 
 def _united(sets: Iterable[BitMap]) -> BitMap:
     """Their union; of a single set, the set itself."""
-    each = iter(sets)
-    first = next(each, None)
-    second = next(each, None)
-    if first is None or second is None:
-        return BitMap() if first is None else first
-    # Not `BitMap.union`: its final run optimisation slows down later operations.
-    users = first | second
-    for more in each:
-        users |= more
-    return users
+    each = list(sets)
+    # In one call the containers of a union are counted once, not after each set.
+    return BitMap.union(*each) if len(each) > 1 else each[0] if each else BitMap()
 
 
 def _compares(points: int, users: int) -> bool:

@@ -41,6 +41,8 @@ class Ranges:
     @classmethod
     def of_numbers(cls, intervals: Sequence[Interval]) -> Ranges:
         """Ranges of doubles; an excluded bound becomes the double next to it."""
+        if not intervals:
+            return _NO_NUMBERS
         lows = np.array([-np.inf if i.low is None else i.low for i in intervals], np.float64)
         highs = np.array([np.inf if i.high is None else i.high for i in intervals], np.float64)
         open_low = np.array([not i.low_included and i.low is not None for i in intervals], np.bool_)
@@ -55,6 +57,8 @@ class Ranges:
     @classmethod
     def of_instants(cls, ranges: Sequence[TimeRange]) -> Ranges:
         """Ranges of instants in microseconds."""
+        if not ranges:
+            return _NO_INSTANTS
         earliest, latest = ABSENT_TIME + 1, TIME_MAX_MICROS
         lows = [earliest if r.start is None else r.start for r in ranges]
         highs = [latest if r.end is None else r.end - 1 for r in ranges]
@@ -109,3 +113,8 @@ def _between(column: npt.NDArray[Any], low: Any, high: Any) -> npt.NDArray[np.bo
     if low is None:
         return np.asarray(column <= high)
     return np.asarray((column >= low) & (column <= high))
+
+
+# Most tests pass neither numbers nor times.
+_NO_NUMBERS = Ranges(np.zeros(0, np.float64), np.zeros(0, np.float64))
+_NO_INSTANTS = Ranges(np.zeros(0, np.int64), np.zeros(0, np.int64))
