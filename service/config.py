@@ -150,6 +150,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             transport.READERS_MAX,
         ),
     ] = None
+    connection_calls_max: Annotated[
+        int,
+        Setting(
+            "Maximum calls at a time on one connection of a caller's, streams included. More are refused.",
+            1,
+            transport.CONNECTION_CALLS_MOST,
+        ),
+    ] = transport.CONNECTION_CALLS_MAX
     worker_threads: Annotated[int, Setting("Threads for unary calls.", 1)] = transport.WORKER_THREADS
     in_flight_max: Annotated[int, Setting("Maximum unary calls in flight, queued ones included.", 1)] = (
         transport.IN_FLIGHT_MAX

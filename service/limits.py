@@ -28,6 +28,12 @@ JOBS_MAX = 4
 READERS_MAX = 64
 READER_THREADS = 64
 """Threads of a reader for calls with one answer: most of them wait for the writer."""
+CONNECTION_CALLS_MAX = 100
+"""Calls at a time on one connection. gRPC refuses more before they cost the service anything, so that callers
+who open and reset calls without end do not keep out the others. With 200 they do.
+"""
+CONNECTION_CALLS_MOST = (1 << 31) - 1
+"""The largest number that gRPC takes."""
 PROBES_MAX = 256
 """Health checks and reflection calls, running or waiting for one of their threads."""
 MESSAGE_S_MAX = 30.0

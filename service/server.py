@@ -68,8 +68,18 @@ SERVER_OPTIONS = (
 )
 
 
+def connection_options(config: Config) -> tuple[tuple[str, int], ...]:
+    """Options of a server that callers connect to themselves."""
+    return (("grpc.max_concurrent_streams", config.connection_calls_max),)
+
+
 class Server:
-    """A gRPC server for an engine. It binds its port at once; `start` begins to serve."""
+    """gRPC for an engine. It binds its port at once; `start` begins to serve.
+
+    Callers connect to the port; readers and HTTP connect to the socket. A connection to the socket carries
+    calls of many callers, so it has no limit of calls. gRPC has one such limit for a server: the socket has a
+    server of its own, with the same handlers and threads.
+    """
 
     def __init__(
         self,
@@ -79,8 +89,8 @@ class Server:
         own_socket: Path | None = None,
         running: RunningCalls | None = None,
     ) -> None:
-        """`outer` are interceptors around the service's own. With `own_socket` the server listens there too;
-        with readers there alone, as they have the port. `running` counts the calls of readers.
+        """`outer` are interceptors around the service's own. With `own_socket` it is served there too; with
+        readers there alone, as they have the port. `running` counts the calls of readers.
         """
         self._running = running
         self._config = config
@@ -98,15 +108,12 @@ class Server:
         engine.api_keys.subscribe(self._admit)
         self._deaf_callers = DeafCallers(config.stream_idle_s)
         self._health = Health()
-        self._server = grpc.server(
-            self._pools[Kind.UNARY],
-            interceptors=[*outer, self._interceptor(engine.limits)],
-            options=SERVER_OPTIONS,
-        )
-        self._own_socket = own_socket
         self._certificates = None if config.tls is None else Certificates(config.tls)
+        interceptors = (*outer, self._interceptor(engine.limits))
+        self._at_port = None if config.reader_count else self._grpc(interceptors, connection_options(config))
+        self._at_socket = None if own_socket is None else self._grpc(interceptors, ())
         self._add_services(engine)
-        self.port = self._bind()
+        self.port = self._bind(own_socket)
 
     @property
     def address(self) -> str:
@@ -147,7 +154,8 @@ class Server:
         """Starts serving and reports SERVING to health checks."""
         self._pools.first_messages.start()
         self._deaf_callers.start()
-        self._server.start()
+        for server in self._servers:
+            server.start()
         self._report(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
@@ -160,7 +168,10 @@ class Server:
             on_stop=self._pools.wake_streams,
             on_grace_end=self._pools.wake_streams,
         )
-        end_server(self._server, None if self._config.reader_count else self.port)
+        if self._at_port is not None:
+            end_server(self._at_port, self.port)
+        if self._at_socket is not None:
+            end_server(self._at_socket, None)
         self._deaf_callers.stop()
         self._pools.shutdown()
 
@@ -180,11 +191,23 @@ class Server:
             stopping=self._stopping,
         )
 
+    def _grpc(
+        self, interceptors: Sequence[grpc.ServerInterceptor], options: Sequence[tuple[str, int]]
+    ) -> grpc.Server:
+        return grpc.server(
+            self._pools[Kind.UNARY], interceptors=[*interceptors], options=(*SERVER_OPTIONS, *options)
+        )
+
+    @property
+    def _servers(self) -> Iterator[grpc.Server]:
+        return (server for server in (self._at_port, self._at_socket) if server is not None)
+
     def _add_services(self, engine: Engine) -> None:
-        server = self._server
-        add_handlers(runtime_of(engine, self._config, self._gate, self._stopping), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        add_reflection((*SERVICE_NAMES, health.SERVICE_NAME), server)
+        runtime = runtime_of(engine, self._config, self._gate, self._stopping)
+        for server in self._servers:
+            add_handlers(runtime, server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+            add_reflection((*SERVICE_NAMES, health.SERVICE_NAME), server)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     @property
@@ -201,7 +224,7 @@ class Server:
         for name in (health.OVERALL_HEALTH, *SERVICE_NAMES):
             self._health.set(name, status)
 
-    def _bind(self) -> int:
+    def _bind(self, own_socket: Path | None) -> int:
         check_address(
             self._config.host,
             keys_required=self._gate.required,
@@ -210,13 +233,14 @@ class Server:
         )
         address = f"{self._config.host}:{self._config.port}"
         try:
-            if self._own_socket is not None:
-                self._server.add_insecure_port(f"unix:{self._own_socket}")
-                self._own_socket.chmod(SOCKET_MODE)
-            if self._config.reader_count:
+            if self._at_socket is not None:
+                self._at_socket.add_insecure_port(f"unix:{own_socket}")
+                assert own_socket is not None
+                own_socket.chmod(SOCKET_MODE)
+            if self._at_port is None:
                 return self._config.port
             if self._certificates is not None:
-                return self._server.add_secure_port(address, self._certificates.credentials())
-            return self._server.add_insecure_port(address)
+                return self._at_port.add_secure_port(address, self._certificates.credentials())
+            return self._at_port.add_insecure_port(address)
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {address}: {error}") from error

@@ -24,7 +24,7 @@ from service.readers.keys import ReaderKeys
 from service.readers.messages import Start
 from service.readers.routes import ReaderPools, Routes
 from service.reading import RequestReader
-from service.server import SERVER_OPTIONS
+from service.server import SERVER_OPTIONS, connection_options
 from service.stopping import Stopping
 from service.telemetry.line_limit import LineLimit
 
@@ -59,7 +59,11 @@ class ReaderServer:
             reader,
             self._deaf_callers,
         )
-        self._server = grpc.server(self._pools.unary, handlers=[routes], options=READER_SERVER_OPTIONS)
+        self._server = grpc.server(
+            self._pools.unary,
+            handlers=[routes],
+            options=(*READER_SERVER_OPTIONS, *connection_options(config)),
+        )
         self._certificates = None if config.tls is None else Certificates(config.tls)
         address = f"{config.host}:{config.port}"
         try:

@@ -30,7 +30,7 @@ from service.methods import Kind
 from service.pools import Pools
 from service.readers.server import READER_SERVER_OPTIONS
 from service.reading import RequestReader
-from service.server import SERVER_OPTIONS
+from service.server import SERVER_OPTIONS, connection_options
 from service.stopping import Stopping
 from service.telemetry.calls import CallMetrics, CallTelemetry
 from service.telemetry.line_limit import LineLimit
@@ -78,6 +78,7 @@ def main() -> None:
     telemetry = CallTelemetry(CallMetrics(CollectorRegistry()))
     shared_port = next(iter(sys.argv[1:]), "0")
     options = SERVER_OPTIONS if shared_port == "0" else READER_SERVER_OPTIONS
+    options = (*options, *connection_options(config))
     server = grpc.server(pools[Kind.UNARY], interceptors=[telemetry, interceptor], options=options)
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "CheckMembership": grpc.unary_unary_rpc_method_handler(
