@@ -1,8 +1,8 @@
 """What thousands of watchers cost a service: memory, processor time, and the checks beside them.
 
-Watchers are streams of one asyncio client over a few connections. Each follows one of `audiences` audiences,
-in turn, with a progress mark every five seconds. The service is a process of its own; the client's processor
-time is not counted.
+Watchers are streams of one asyncio process over the connections that they need. Each follows one of
+`audiences` audiences, in turn, with a progress mark every five seconds. The service is a process of its own;
+the client's processor time is not counted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from milepost import Client, make_user_update
+from milepost._connections import CALLS_MAX
 from milepost.cli.service_process import ServiceProcess
 from milepost.criteria import attribute
 from milepost.outputs import WatchOutput
@@ -29,7 +30,6 @@ from tests.bench.figures import quantile
 from tests.bench.process import cpu_seconds, status_bytes
 
 ACCOUNT_ID = "watchers"
-CHANNELS = 8
 MEMBERS = 100
 CHECKS = 1_000
 BYTES_A_MEGABYTE = 1 << 20
@@ -136,13 +136,13 @@ class _Watcher:
 async def _measure(service: ServiceProcess, count: int, options: Options) -> Row:
     channels = [
         grpc.aio.insecure_channel(service.target, options=[("grpc.use_local_subchannel_pool", 1)])
-        for _ in range(CHANNELS)
+        for _ in range(0, max(count, 1), CALLS_MAX)
     ]
     stubs: list[Any] = [AudienceServiceStub(channel) for channel in channels]
     watchers: list[_Watcher] = []
     for first in range(0, count, OPENED_AT_ONCE):
         opened = [
-            _Watcher(stubs[number % CHANNELS], number % options.audiences)
+            _Watcher(stubs[number % len(stubs)], number % options.audiences)
             for number in range(first, min(first + OPENED_AT_ONCE, count))
         ]
         await asyncio.gather(*(each.is_ready.wait() for each in opened))

@@ -18,9 +18,19 @@ from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest, StreamEventsRequest
 from service import first_message
 from service.convert.wire_elements import WireElements
-from service.limits import PROBES_MAX
+from service.limits import CONNECTION_CALLS_MAX, PROBES_MAX
 from service.methods import REFLECTION_METHODS, Kind, kind_of
-from tests.harness import ACCOUNT, EVENTUALLY_S, INPUT, Refusal, Serving, eventually, read_refusal, serving
+from tests.harness import (
+    ACCOUNT,
+    EVENTUALLY_S,
+    INPUT,
+    Refusal,
+    Serving,
+    Stubs,
+    eventually,
+    read_refusal,
+    serving,
+)
 from tests.service.auth.keyed import keyed
 from tests.service.test_refusals import METHODS
 
@@ -37,12 +47,17 @@ ONE_REQUEST = [method for method, takes_many, _ in METHODS if not takes_many]
 
 
 class Silent:
-    """Calls that say nothing, until let go."""
+    """Calls that say nothing, until let go. A connection carries no more of them than it may."""
 
     def __init__(self, service: Serving, method: str, calls: int) -> None:
         self._let_go = threading.Event()
-        open_call: Any = service.channel.stream_stream(method)
-        self.calls = [open_call(self._nothing(), timeout=EVENTUALLY_S) for _ in range(calls)]
+        # Beside these, the connection of the service's own calls has room.
+        self._callers = [Stubs(service.address) for _ in range(0, calls, CONNECTION_CALLS_MAX)]
+        opened: list[Any] = [caller.channel.stream_stream(method) for caller in self._callers]
+        self.calls = [
+            opened[number // CONNECTION_CALLS_MAX](self._nothing(), timeout=EVENTUALLY_S)
+            for number in range(calls)
+        ]
 
     def _nothing(self) -> Iterator[bytes]:
         self._let_go.wait(EVENTUALLY_S)
@@ -51,12 +66,18 @@ class Silent:
     def end(self) -> Refusal:
         """The end of all calls, which is the same for each."""
         ends = [end_of(call) for call in self.calls]
+        self.close()
         assert ends == [ends[0]] * len(ends)
         return ends[0]
 
     def let_go(self) -> None:
         """Ends the calls without a message."""
         self._let_go.set()
+
+    def close(self) -> None:
+        """Ends the connections."""
+        for caller in self._callers:
+            caller.close()
 
 
 def end_of(call: Any) -> Refusal:
@@ -119,12 +140,13 @@ def test_silent_streams_without_a_key_give_way_to_others(tmp_path: Path, method:
         most = service.application._server._pools[kind_of(method)].in_flight_max
         silent = Silent(service, method, most)
         eventually(partial(is_answered, service, method))
-        [gave_way] = [call for call in silent.calls if call.done()]
+        [gave_way] = eventually(lambda: [call for call in silent.calls if call.done()])
         end = end_of(gave_way)
         assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
         assert "while others called" in end.message
         silent.let_go()
         eventually(lambda: service.application.in_flight == 0)
+        silent.close()
         assert not service.application._server._pools.silent_streams._streams
 
 
@@ -164,6 +186,7 @@ def test_silent_calls_without_a_key_give_way_to_callers_with_one(tmp_path: Path)
             reflect: Any = keys.operator.channel.stream_stream(sorted(REFLECTION_METHODS)[0])
             assert list(reflect(iter([b""]), timeout=EVENTUALLY_S))
         silent.let_go()
+        silent.close()
 
 
 def test_no_message_is_parsed_in_the_thread_that_receives_for_all(
@@ -214,6 +237,7 @@ def test_a_silent_call_that_is_cancelled_leaves_nothing(service: Serving, method
     pools = service.application._server._pools
     eventually(lambda: not pools.first_messages._awaited)
     silent.let_go()
+    silent.close()
 
 
 def test_silent_calls_do_not_keep_a_service_from_stopping(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ WATCHERS = 150
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[tuple[Serving, str]]:
     """A service with a calculated audience of u1, u2 and u3."""
-    with serving(tmp_path / "store", access_log="none", watchers_max=WATCHERS, readers=0) as service:
+    limits = {"watchers_max": WATCHERS, "connection_calls_max": 2 * WATCHERS}
+    with serving(tmp_path / "store", access_log="none", readers=0, **limits) as service:
         audience = build(service)
         connect(service, audience)
         wait_for(service, 3)

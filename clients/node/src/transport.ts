@@ -6,6 +6,7 @@ import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-no
 import type { SecureClientSessionOptions } from "node:http2";
 import { MilepostError, toMilepostError } from "./errors.js";
 import { Backoff } from "./retrying.js";
+import { Sessions } from "./sessions.js";
 import { callUnary } from "./unary.js";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -35,7 +36,7 @@ export function isRead(method: { name: string; methodKind: string }): boolean {
 /** A transport of the contract's methods. */
 export class MilepostTransport implements Transport {
   readonly #inner: Transport;
-  readonly #sessions: Http2SessionManager;
+  readonly #sessions: Sessions;
   readonly #options: ConnectionOptions;
   readonly #own: Readonly<Record<string, string>>;
   #isClosed = false;
@@ -45,16 +46,13 @@ export class MilepostTransport implements Transport {
     const baseUrl = `${tls === false ? "http" : "https"}://${target}`;
     const nodeOptions: SecureClientSessionOptions = typeof tls === "boolean" ? {} : tls;
     this.#options = options;
-    this.#sessions = new Http2SessionManager(
-      baseUrl,
-      { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMs: PING_TIMEOUT_MS, pingIdleConnection: true },
-      nodeOptions,
-    );
+    const pings = { pingIntervalMs: PING_INTERVAL_MS, pingTimeoutMs: PING_TIMEOUT_MS, pingIdleConnection: true };
+    this.#sessions = new Sessions(() => new Http2SessionManager(baseUrl, pings, nodeOptions));
     this.#own = Object.fromEntries(this.#headers(undefined));
     this.#inner = createGrpcTransport({ baseUrl, sessionManager: this.#sessions, readMaxBytes: 0xffffffff });
   }
 
-  /** Ends the connection, and every call with it. */
+  /** Ends the connections, and every call with them. */
   close(): void {
     this.#isClosed = true;
     this.#sessions.abort();

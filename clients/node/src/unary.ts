@@ -16,8 +16,8 @@ import {
   type MessageShape,
 } from "@bufbuild/protobuf";
 import { Code, ConnectError, type UnaryResponse } from "@connectrpc/connect";
-import type { Http2SessionManager } from "@connectrpc/connect-node";
 import { StatusSchema } from "./gen/google/rpc/status_pb.js";
+import type { Opening } from "./sessions.js";
 
 /** Before each message: a byte that says whether it is compressed, and its length. */
 const PREFIX_BYTES = 5;
@@ -46,9 +46,9 @@ export interface Limits {
   timeoutMs: number;
 }
 
-/** Makes a call on the connection of a session manager. Throws ConnectError, with the details of a refusal. */
+/** Makes a call on a stream that is opened for it. Throws ConnectError, with the details of a refusal. */
 export function callUnary<I extends DescMessage, O extends DescMessage>(
-  sessions: Http2SessionManager,
+  sessions: Opening,
   method: DescMethodUnary<I, O>,
   input: MessageInitShape<I>,
   headers: Readonly<Record<string, string>>,

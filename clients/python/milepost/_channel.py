@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from milepost._connections import Connections, SpreadChannel
 from milepost.errors import from_rpc_error
 
 KEEPALIVE_TIME_MS = 30_000
@@ -48,6 +49,8 @@ class ChannelOptions:
             "grpc.service_config": service_config(),
             "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
+            # Channels that are alike would share one connection, and its limit of calls.
+            "grpc.use_local_subchannel_pool": 1,
         }
         return list((defaults | dict(self.options)).items())
 
@@ -94,7 +97,11 @@ def chosen_key(api_key: str | None) -> str | None:
 
 
 def open_channel(to: ChannelOptions) -> grpc.Channel:
-    """A plain or a TLS channel."""
+    """A plain or a TLS channel, over as many connections as its calls need."""
+    return SpreadChannel(Connections(lambda: _connect(to)))
+
+
+def _connect(to: ChannelOptions) -> grpc.Channel:
     if to.credentials is None:
         return grpc.insecure_channel(to.target, options=to.arguments())
     return grpc.secure_channel(to.target, to.credentials, options=to.arguments())

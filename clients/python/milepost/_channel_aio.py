@@ -10,6 +10,7 @@ import grpc
 from grpc import aio
 
 from milepost._channel import CallSettings, ChannelOptions, Metadata, WrappedCalls
+from milepost._connections import AsyncSpreadChannel, Connections
 from milepost.errors import MilepostError, cancelled, from_rpc_error, lost
 
 _LOST_STATUS = "Internal error from Core"
@@ -19,7 +20,13 @@ service gave is lost: https://github.com/grpc/grpc/issues/36066.
 
 
 def open_async_channel(to: ChannelOptions) -> aio.Channel:
-    """A plain or a TLS channel. Needs a running event loop, whose channel it is."""
+    """A plain or a TLS channel, over as many connections as its calls need. It belongs to the running event
+    loop.
+    """
+    return AsyncSpreadChannel(Connections(lambda: _connect(to)))
+
+
+def _connect(to: ChannelOptions) -> aio.Channel:
     if to.credentials is None:
         return aio.insecure_channel(to.target, options=to.arguments())
     return aio.secure_channel(to.target, to.credentials, options=to.arguments())
