@@ -180,17 +180,16 @@ SEEN_TIMES = ColumnCodec("q", ABSENT_TIME, 2 * PAGE_USERS)
 """First times of a page's users, followed by their last times."""
 
 
-class CachedPage(Generic[T]):
-    """A page: a value and its key."""
+class CachedPage(msgspec.Struct, Generic[T], gc=False, eq=False):
+    """A page: a value and its key, its bytes, and when it was used last. There may be a million, in no cycle:
+    the garbage collector would stop every thread to look at them.
+    """
 
-    __slots__ = ("codec", "key", "size", "used", "value")
-
-    def __init__(self, key: bytes, codec: Codec[T], value: T, size: int) -> None:
-        self.key = key
-        self.codec = codec
-        self.value = value
-        self.size = size
-        self.used = 0
+    key: bytes
+    codec: Codec[T]
+    value: T
+    size: int
+    used: int = 0
 
 
 @dataclass(slots=True)
