@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.backends.local.storage.arrays import Positions, Uint32s
 from engine.backends.local.storage.matching import LINE_BREAK, passing_values, search_joined
@@ -36,11 +37,51 @@ FORGOTTEN_AT_ONCE = 64
 SAMPLED_BYTES = 1 << 16
 """Bytes, spread over a dictionary, by which the rarest byte of a literal is chosen."""
 RARE_SHARE = 16
-"""A byte is rare when it is at most one in sixteen: its places are kept, four bytes each."""
+"""A byte is rare when it is at most one in sixteen: its places are kept, with what stands around each, in
+twelve bytes.
+"""
 RARE_BYTES_KEPT = 2
 """Bytes whose places are kept."""
 
 _WORD_BYTES = 8
+_BEFORE_BYTES = (0, _WORD_BYTES - 1)
+"""Bytes before a rare one in the word that is kept with it: none, so that the rest are those after it, or all
+but itself.
+"""
+
+
+class RarePlaces(NamedTuple):
+    """Where a rare byte is, and at each place a word: the byte, and the bytes before or after it. Words are
+    compared one after the other. Most would not be in the processor's caches where the strings are.
+    """
+
+    places: Uint32s | Positions
+    before: int
+    words: npt.NDArray[np.uint64]
+
+    @property
+    def nbytes(self) -> int:
+        return self.places.nbytes + self.words.nbytes
+
+    @classmethod
+    def of_byte(cls, byte: int, before: int, joined: bytes, dtype: npt.DTypeLike) -> RarePlaces:
+        """The places in some bytes, which end with a word of others."""
+        found = np.flatnonzero(np.frombuffer(joined, np.uint8) == byte)
+        words = _words_of(joined)[np.maximum(found - before, 0)]
+        for row, place in enumerate(found[:before].tolist()):
+            if place < before:
+                words[row] <<= np.uint64(8 * (before - place))
+        return cls(found.astype(dtype), before, words)
+
+    def of_literal(self, literal: bytes, at: int, first: int, end: int) -> Positions:
+        """Where the literal may begin, by some of the places; `at`: where the byte is in it."""
+        mask = word = 0
+        for number, byte in enumerate(range(at - self.before, at - self.before + _WORD_BYTES)):
+            if 0 <= byte < len(literal):
+                mask |= 0xFF << 8 * number
+                word |= literal[byte] << 8 * number
+        may_be = np.flatnonzero(self.words[first:end] & np.uint64(mask) == np.uint64(word))
+        return self.places[first:end][may_be].astype(np.int64) - at
 
 
 class Passing(NamedTuple):
@@ -105,7 +146,7 @@ class TermDictionary:
         self._changed: set[bytes] = set()
         """Strings whose users have changed since."""
         self._changed_max = max(CHANGED_MIN, self._count // CHANGED_SHARE_MAX)
-        self._places: dict[int, Uint32s | Positions] = {}
+        self._places: dict[tuple[int, int], RarePlaces] = {}
         """Where rare bytes are."""
         whole = np.frombuffer(self._joined, np.uint8)
         self._sampled = np.bincount(whole[:: len(whole) // SAMPLED_BYTES + 1], minlength=256)
@@ -248,21 +289,22 @@ class TermDictionary:
         rarest = min(literal, key=lambda byte: int(self._sampled[byte]))
         if int(self._sampled[rarest]) * RARE_SHARE > int(self._sampled.sum()):
             return self._numbers_at(self._found_by_search(literal, start, stop))
-        found = self._places_of(rarest)
-        low, high = found.searchsorted(np.array([start, stop], found.dtype)).tolist()
-        places = found[low:high].astype(np.int64) - literal.index(rarest)
+        at = literal.index(rarest)
+        # With the more bytes of the literal.
+        found = self._places_of(rarest, _BEFORE_BYTES[2 * at >= len(literal)])
+        low, high = found.places.searchsorted(np.array([start, stop], found.places.dtype)).tolist()
+        places = found.of_literal(literal, at, low, high)
         return self._numbers_at(_where_is(literal, self._joined, places[places >= start]))
 
-    def _places_of(self, byte: int) -> Uint32s | Positions:
+    def _places_of(self, byte: int, before: int) -> RarePlaces:
         """Where a rare byte is."""
-        known = self._places.get(byte)
+        known = self._places.get((byte, before))
         if known is not None:
             return known
-        found = np.flatnonzero(np.frombuffer(self._joined, np.uint8) == byte)
-        places = found.astype(np.uint32) if self._starts.dtype == np.uint32 else found
+        rare = RarePlaces.of_byte(byte, before, self._joined, self._starts.dtype)
         kept = list(self._places.items())[-(RARE_BYTES_KEPT - 1) :]
-        self._places = {**dict(kept), byte: places}
-        return places
+        self._places = {**dict(kept), (byte, before): rare}
+        return rare
 
     def _found_by_search(self, literal: bytes, start: int, stop: int) -> list[int]:
         """A place in each string that has the literal."""
@@ -283,9 +325,14 @@ def _users_of(block: Pairs, changed: Set[bytes]) -> Uint32s:
     return users
 
 
+def _words_of(joined: bytes) -> npt.NDArray[np.uint64]:
+    """The eight bytes from each byte on."""
+    return np.ndarray((len(joined) - _WORD_BYTES + 1,), "<u8", joined, strides=(1,))
+
+
 def _where_is(literal: bytes, joined: bytes, places: Positions) -> Positions:
     """Those of the places at which a literal is. Eight bytes can be read from each place of it."""
-    words = np.ndarray((len(joined) - _WORD_BYTES + 1,), "<u8", joined, strides=(1,))
+    words = _words_of(joined)
     size = min(len(literal), _WORD_BYTES)
     mask = np.uint64((1 << 8 * size) - 1)
     places = places[places <= len(joined) - max(len(literal), _WORD_BYTES)]

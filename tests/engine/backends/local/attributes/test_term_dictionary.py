@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from engine.backends.local.attributes import term_dictionary
 from engine.backends.local.attributes.term_dictionary import (
     CHANGED_MIN,
     CHANGED_SHARE_MAX,
@@ -160,6 +161,22 @@ def test_literals_with_and_without_a_rare_byte(literal: str) -> None:
         if between:
             expected = [at for at in expected if texts[1_500] <= texts[at] <= texts[1_501]]
         assert sorted(passing.users.tolist()) == expected
+
+
+def test_literals_anywhere_in_the_first_and_the_last_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of rare bytes are cut off at both ends of a dictionary. Here every byte is rare enough."""
+    monkeypatch.setattr(term_dictionary, "RARE_SHARE", 1)
+    texts = [b"0123456789abcdef", b"@abc", b"y0123456789abcdef", b"z@"]
+    literals = {
+        text[first:end] for text in texts for first in range(len(text)) for end in range(first + 1, 18)
+    }
+    for text in texts:
+        # On its own it is the first and the last.
+        for some in ([text], texts):
+            found = TermDictionary(some)
+            for literal in sorted(literals | {b"@0", b"89abcdefg", b"0z"}):
+                expected = [each.decode() for each in some if literal in each]
+                assert containing(found, literal.decode()) == sorted(expected)
 
 
 def test_many_changes_have_a_dictionary_built_anew() -> None:
