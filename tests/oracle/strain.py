@@ -36,7 +36,6 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.backends.local.events.tables": {"ALL_ROWS_MAX": (0, 3), "PENDING_ROWS_MAX": (1, 3)},
     "engine.backends.local.events.all_rows": {
         "SPARSE_SHARE": (0, 1 << 40),
-        "FEW_ROWS_MAX": (0, 3),
         "DAYS_SORTED_FAST_MAX": (0, 3),
     },
     "engine.backends.local.query.field_predicate": {

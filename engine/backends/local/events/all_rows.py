@@ -30,9 +30,6 @@ ALL_ROWS_MAX = 1 << 19
 SPARSE_SHARE = 32
 """Rows are sorted by user while there are fewer than one for 32 users; above, every user is counted."""
 
-FEW_ROWS_MAX = 128
-"""Rows up to which nobody asks how many a single user has at most."""
-
 DAYS_SORTED_FAST_MAX = 1 << 16
 """Days between the first and the last row up to which rows are sorted in linear time."""
 
@@ -42,8 +39,8 @@ States = tuple[object, ...]
 Bounds = tuple[int, int | None]
 """The least and the most rows, one at least; None = any number."""
 
-_Rows = tuple[Uint32s, Int64s]
-"""The user and the time of some rows."""
+_Rows = tuple[Uint32s, Int64s, int]
+"""The user and the time of some rows, and the most rows of a user, or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,9 @@ def _live_rows(parts: Sequence[Part], since: Micros | None, check: Callable[[], 
             lately: Bools = times >= since
             live = lately if live is None else live & lately
         rows = None if live is None else np.flatnonzero(live)
-        found.append((users, times) if rows is None else (users.take(rows), times.take(rows)))
+        if rows is not None:
+            users, times = users.take(rows), times.take(rows)
+        found.append((users, times, part.record.peak))
     return found
 
 
@@ -101,7 +100,8 @@ class RowsByDay:
     """The days that have rows."""
     offsets: Int64s
     """Where the rows of each day start, followed by the number of rows."""
-
+    peak: int
+    """The most rows of a user, or more."""
     _counted: _LastCounted = field(default_factory=lambda: _LastCounted(), init=False)
 
     @property
@@ -111,20 +111,19 @@ class RowsByDay:
     @classmethod
     def of_groups(cls, groups: Sequence[tuple[int, list[_Rows]]], stride: int) -> RowsByDay:
         """The rows of some groups."""
-        users = [rows + np.uint32(group * stride) for group, pieces in groups for rows, _ in pieces]
-        times = [rows for _, pieces in groups for _, rows in pieces]
+        users = [rows + np.uint32(group * stride) for group, pieces in groups for rows, _, _ in pieces]
+        times = [rows for _, pieces in groups for _, rows, _ in pieces]
         if not users:
-            return cls(_NO_USERS, _NO_TIMES, _NO_TIMES, np.zeros(1, np.int64))
+            return cls(_NO_USERS, _NO_TIMES, _NO_TIMES, np.zeros(1, np.int64), 0)
+        peak = max(sum(most for _, _, most in pieces) for _, pieces in groups)
         joined = np.concatenate(times)
         days = joined // MICROS_PER_DAY
         first = int(days.min())
-        offsets_of_days = days - first
-        if int(days.max()) - first < DAYS_SORTED_FAST_MAX:
-            offsets_of_days = offsets_of_days.astype(np.uint16)
-        order = np.argsort(offsets_of_days, kind="stable")
+        days -= first
+        order = np.argsort(_of_two_bytes(days), kind="stable")
         days = days[order]
         offsets = runs(days)
-        return cls(np.concatenate(users)[order], joined[order], days[offsets[:-1]], offsets)
+        return cls(np.concatenate(users)[order], joined[order], days[offsets[:-1]] + first, offsets, peak)
 
     def users_between(self, start: Micros | None, end: Micros | None) -> list[Uint32s]:
         """The user of each row in [start, end)."""
@@ -155,20 +154,13 @@ class RowsByDay:
             found.append(self.users[rows][_within(self.times[rows], start, end)])
         return found
 
-    def peak(self) -> int:
-        """The most rows of a user, or more."""
-        if len(self.users) <= FEW_ROWS_MAX:
-            return len(self.users)
-        if self._counted.peak is None:
-            self._counted.peak = int(np.bincount(self.users).max(initial=0))
-        return self._counted.peak
-
     def count_between(self, start: Micros | None, end: Micros | None, counts: Ints) -> None:
         """Adds to `counts`, an item for each user, the number of the user's rows in [start, end)."""
         whole, edges = self._days_between(start, end)
         last = self._counted.last
         if last is None or (last.rows, last.counts.dtype) != (whole, counts.dtype):
-            found = np.bincount(self.users[whole], minlength=len(counts)).astype(counts.dtype)
+            found = np.zeros_like(counts)
+            apply_at(np.add, found, self.users[whole], 1)
             last = self._counted.last = _Counted(whole, found)
         counts += last.counts
         for users in self._at_edges(edges, start, end):
@@ -188,7 +180,11 @@ class _LastCounted:
     """What was counted last. Several threads may count at once: each sets what is right."""
 
     last: _Counted | None = None
-    peak: int | None = None
+
+
+def _of_two_bytes(days: Int64s) -> Ints:
+    """Days from 0 on, in two bytes if these hold them: sorted in linear time."""
+    return days.astype(np.uint16) if int(days.max()) < DAYS_SORTED_FAST_MAX else days
 
 
 def _within(times: Int64s, start: Micros | None, end: Micros | None) -> Bools:
@@ -226,7 +222,7 @@ class AllRows:
     @property
     def _counts_type(self) -> np.dtype[Any]:
         """The smallest type that holds the number of rows of every user."""
-        return np.min_scalar_type(sum(part.peak() for part in self._parts))
+        return np.min_scalar_type(sum(part.peak for part in self._parts))
 
     @classmethod
     def of_groups(cls, since: Micros | None, groups: Sequence[GroupRows], stride: int) -> AllRows:

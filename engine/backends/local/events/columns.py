@@ -362,14 +362,15 @@ def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Hashable]]]) -> tuple[Int
     """Merges dictionaries of one kind: the codes, and the distinct entries."""
     numbers: dict[Hashable, int] = {}
     known: dict[int, tuple[Sequence[Hashable], Int64s]] = {}
-    codes: list[Int64s] = []
+    coded: list[tuple[Ints, Int64s]] = []
     for own, entries in pieces:
         # Pieces of one batch share a dictionary, which is processed once.
         if id(entries) not in known:
             found = np.array([numbers.setdefault(entry, len(numbers)) for entry in entries], np.int64)
             known[id(entries)] = entries, found
-        codes.append(known[id(entries)][1][own])
-    return smallest(np.concatenate(codes)), list(numbers)
+        coded.append((own, known[id(entries)][1]))
+    dtype = np.min_scalar_type(max(0, len(numbers) - 1))
+    return np.concatenate([found.astype(dtype)[own] for own, found in coded]), list(numbers)
 
 
 def doubles_between(values: Floats, interval: Interval) -> Bools:

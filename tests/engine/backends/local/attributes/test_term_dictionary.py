@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from engine.backends.local.attributes import term_dictionary
 from engine.backends.local.attributes.term_dictionary import (
     CHANGED_MIN,
     CHANGED_SHARE_MAX,
@@ -165,7 +164,7 @@ def test_literals_with_and_without_a_rare_byte(literal: str) -> None:
 
 def test_literals_anywhere_in_the_first_and_the_last_string(monkeypatch: pytest.MonkeyPatch) -> None:
     """Words of rare bytes are cut off at both ends of a dictionary. Here every byte is rare enough."""
-    monkeypatch.setattr(term_dictionary, "RARE_SHARE", 1)
+    monkeypatch.setattr("engine.backends.local.attributes.term_dictionary.RARE_SHARE", 1)
     texts = [b"0123456789abcdef", b"@abc", b"y0123456789abcdef", b"z@"]
     literals = {
         text[first:end] for text in texts for first in range(len(text)) for end in range(first + 1, 18)

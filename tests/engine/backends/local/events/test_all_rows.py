@@ -23,15 +23,19 @@ ROWS = st.lists(st.tuples(st.integers(0, GROUPS - 1), st.integers(0, 3), INSTANT
 Rows = list[tuple[int, int, int]]
 
 
-def by_group(rows: Rows) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """The rows of each group as two parts."""
+def by_group(rows: Rows) -> list[list[tuple[np.ndarray, np.ndarray, int]]]:
+    """The rows of each group as two parts, each with the most rows of a user."""
     found = []
     for group in range(GROUPS):
         here = [(user, time) for each, user, time in rows if each == group]
         pieces = [here[::2], here[1::2]]
         found.append(
             [
-                (np.array([u for u, _ in piece], np.uint32), np.array([t for _, t in piece], np.int64))
+                (
+                    np.array([u for u, _ in piece], np.uint32),
+                    np.array([t for _, t in piece], np.int64),
+                    max(Counter(u for u, _ in piece).values()),
+                )
                 for piece in pieces
                 if piece
             ]
