@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from engine.errors import DataLoss, MilepostError
-from service.background import WriteWatch
+from service import background
+from service.background import REST_S_MAX, REST_S_MIN, Refresher, WriteWatch
 
 
 def test_health_reports_whether_writes_are_accepted() -> None:
@@ -13,3 +18,35 @@ def test_health_reports_whether_writes_are_accepted() -> None:
     for _ in range(4):
         watch._turn()
     assert told == [True, False, False, True]
+
+
+class Rounds:
+    """Rounds that take some time. It is the module `time` as well."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._now = 0.0
+
+    def refresh_all(self) -> None:
+        self._now += self._seconds
+
+    def monotonic(self) -> float:
+        return self._now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pause"),
+    [
+        (0.001, REST_S_MIN),
+        (0.5 * REST_S_MIN, REST_S_MIN),
+        (0.05, 0.05),
+        (REST_S_MAX, REST_S_MAX),
+        (3, REST_S_MAX),
+    ],
+)
+def test_the_pause_after_a_round_is_as_long_as_the_round(
+    seconds: float, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: Any = Rounds(seconds)
+    monkeypatch.setattr(background, "time", rounds)
+    assert Refresher(rounds, interval_s=0.2)._round() == pytest.approx(pause)
