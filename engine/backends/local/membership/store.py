@@ -98,6 +98,19 @@ class Round:
         self._entries: dict[int, tuple[Mapping[int, BitMap], Changes]] = {}
         """By the identity of users that enter: these, and the changes."""
 
+        self._members: dict[tuple[int, int, int], tuple[GroupChanges, BitMap, BitMap]] = {}
+        """By identity: changes of a group, the members before and after."""
+
+    def members(self, before: BitMap, changes: GroupChanges) -> BitMap:
+        """The members of a group after changes: made once for the same objects, which nobody changes.
+        Memberships that gain and lose the same users have the same members in memory.
+        """
+        name = id(before), id(changes.entered), id(changes.exited)
+        found = self._members.get(name)
+        if found is None:
+            found = self._members[name] = changes, before, _changed_members(before, changes)
+        return found[2]
+
     def entries(self, users: Mapping[int, BitMap]) -> Changes:
         """The changes of a membership that these users enter, by group in order: made once for one object,
         which nobody changes. Many memberships gain the same users.
@@ -110,6 +123,14 @@ class Round:
 
 
 _NOBODY = BitMap()
+
+
+def _changed_members(before: BitMap, changes: GroupChanges) -> BitMap:
+    """The members of a group after changes."""
+    after = before | changes.entered
+    if changes.exited:
+        after -= changes.exited
+    return after
 
 
 def _nothing() -> None:
@@ -443,7 +464,7 @@ class Memberships:
         """
         for audience, update in updates.items():
             if update.changes or self._states.find(audience) is None:
-                written = self._write(round_.changes, audience, update, revision)
+                written = self._write(round_.changes, audience, update, revision, round_.members)
                 ended = {written.state.number: written.state.first_sequence - 1}
                 round_.ids.update(self._erased_ids.drop(round_.changes, ended))
             else:
@@ -522,18 +543,24 @@ class Memberships:
                     found.setdefault(stored.scope, {})[audience] = undecided
         return found
 
-    def _write(self, txn: Writable, audience: str, update: Update, revision: int) -> _Written:
+    def _write(
+        self,
+        txn: Writable,
+        audience: str,
+        update: Update,
+        revision: int,
+        changed: Callable[[BitMap, GroupChanges], BitMap] = _changed_members,
+    ) -> _Written:
+        """`changed` gives the members of a group after changes."""
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
         # Before something is added to the change log: after a start it is read from there.
         ahead = self._states.ahead(update.state)
         members = {}
         known = self.published(state.account).stored.get(audience)
         stored = None if known is None or known.scope != state.scope else known.members
-        for group, entered, exited in update.changes.groups:
-            after = (self._states.members(state, group) if stored is None else stored[group]) | entered
-            if exited:
-                after -= exited
-            members[group] = after
+        for each in update.changes.groups:
+            before = self._states.members(state, each.group) if stored is None else stored[each.group]
+            members[each.group] = changed(before, each)
         record = self._log.append(txn, state, update.changes, update.as_of)
         is_new = self._states.find(audience) is None
         state.behind += state.last_sequence - update.state.last_sequence
@@ -595,7 +622,8 @@ class Memberships:
         known = None if before is None else before.members
         members = known
         if known is None and is_refreshed:
-            members = tuple([self._states.members(state, group) for group in range(self._groups)])
+            # One object for all that are empty: those that gain the same users go on to share their members.
+            members = tuple([self._states.members(state, group) or _NOBODY for group in range(self._groups)])
         elif known is not None and written.members:
             changed = list(known)
             for group, users in written.members.items():

@@ -51,11 +51,44 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     writes: int
 
 
-class SharedScope:
-    """Writes the record of one scope. One thread at a time."""
+class SharedBitmaps:
+    """The serialised bitmaps, each once for all scopes that have the same object. One thread at a time."""
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
+        self._held: dict[int, tuple[BitMap, Block, int]] = {}
+        """By identity: a bitmap, its block, and how many times it was taken."""
+
+    def take(self, users: BitMap) -> Block:
+        """The block of a bitmap, which nobody changes."""
+        if not users:
+            return EMPTY
+        held = self._held.get(id(users))
+        if held is None:
+            data = users.serialize()
+            block = Block(self._arena.next_number(), self._arena.put(data), len(data), len(users))
+            held = users, block, 0
+        self._held[id(users)] = users, held[1], held[2] + 1
+        return held[1]
+
+    def give_back(self, users: BitMap) -> None:
+        """The block of a bitmap is not needed any more, as often as it was taken."""
+        if not users:
+            return
+        _, block, count = self._held[id(users)]
+        if count > 1:
+            self._held[id(users)] = users, block, count - 1
+            return
+        del self._held[id(users)]
+        self._arena.free(block.at, block.size)
+
+
+class SharedScope:
+    """Writes the record of one scope. One thread at a time."""
+
+    def __init__(self, arena: Arena, bitmaps: SharedBitmaps) -> None:
+        self._arena = arena
+        self._bitmaps = bitmaps
         self.at = arena.allocate(SCOPE_WORDS * WORD_BYTES)
         self._record = arena.words[self.at // WORD_BYTES : self.at // WORD_BYTES + SCOPE_WORDS]
         for word in range(SCOPE_WORDS):
@@ -104,14 +137,12 @@ class SharedScope:
             Scope.WRITES: publication.writes,
         }
         old = self._held()
-        old += [
-            (block.at, block.size)
-            for key, (_, block) in self._blocks.items()
-            if blocks.get(key, _NONE)[1] != block
-        ]
+        gone = [users for key, (users, block) in self._blocks.items() if blocks.get(key, _NONE)[1] != block]
         self._change(words)
         self._blocks = blocks
         self._free(old)
+        for users in gone:
+            self._bitmaps.give_back(users)
         served = {name: self._columns[audience] for name, audience in names.items() if audience in members}
         self._tell_names(served)
 
@@ -125,10 +156,12 @@ class SharedScope:
 
     def end(self) -> None:
         """Serves nothing any more."""
-        old = self._held() + [(block.at, block.size) for _, block in self._blocks.values()]
+        old, gone = self._held(), [users for users, _ in self._blocks.values()]
         self._change({Scope.GENERATION: NOT_SERVED} | {word: 0 for at in _HELD for word in at})
         self._blocks = {}
         self._free(old)
+        for users in gone:
+            self._bitmaps.give_back(users)
         self._tell_names({})
 
     def _block(self, audience: str, group: int, users: BitMap) -> tuple[BitMap, Block]:
@@ -136,10 +169,7 @@ class SharedScope:
         # What is published never changes, so the same object has the same members.
         if known is not None and known[0] is users:
             return known
-        if not users:
-            return users, EMPTY
-        data = users.serialize()
-        return users, Block(self._arena.next_number(), self._arena.put(data), len(data), len(users))
+        return users, self._bitmaps.take(users)
 
     def _outlooks(
         self, members: Collection[str], outlooks: Mapping[str, EstimateOutlook]

@@ -25,7 +25,7 @@ from engine.backends.local.serving.layout import (
     Header,
     require_order,
 )
-from engine.backends.local.serving.scopes import Publication, SharedScope
+from engine.backends.local.serving.scopes import Publication, SharedBitmaps, SharedScope
 from engine.backends.local.write.state import State
 from engine.errors import DataLoss, LimitExceeded
 from engine.values import Micros
@@ -73,6 +73,7 @@ class LocalServing:
         self._locked = locked
         self._arena = Arena((HEADER_WORDS + SCOPES_MAX) * WORD_BYTES)
         self._words = self._arena.words
+        self._bitmaps = SharedBitmaps(self._arena)
         self._stamp = 1
         self._accounts: dict[str, SharedAccount] = {}
         self._stamped: _Stamped | None = None
@@ -227,7 +228,7 @@ class LocalServing:
         number = len(self._scopes)
         if number >= SCOPES_MAX:
             raise LimitExceeded(f"at most {SCOPES_MAX:,} journeys can be served by readers")
-        known = self._scopes[scope] = _Scope(SharedScope(self._arena))
+        known = self._scopes[scope] = _Scope(SharedScope(self._arena, self._bitmaps))
         self._words[HEADER_WORDS + number] = known.record.at
         self._words[Header.SCOPES] = number + 1
         return known
