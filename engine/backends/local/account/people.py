@@ -121,7 +121,7 @@ class People:
         are_events = not any(type(record) is UserRecord for record in taken)
         times = [record.time for record in taken] if are_events else []
         spread = DataTimes(min(times), max(times)) if times else ANY_TIME
-        return self._touched(reading, users, counts, spread, first={}, last=last)
+        return self._touched(reading, users, counts, spread, first={}, last=last, refs=refs)
 
     def _put(self, records: Sequence[Record], refs: Sequence[UserRef], sequence: int) -> None:
         """Takes what else records say about their users, in order, and gives numbers to the names they came
@@ -162,9 +162,11 @@ class People:
         *,
         first: Mapping[int, Mapping[int, BitMap]],
         last: Mapping[int, Mapping[int, BitMap]],
+        refs: Sequence[UserRef] = (),
     ) -> Touched:
-        """What a write has touched: these users. `counts`: the ids given before it. `first`, `last`: those
-        whose first or last time on an input (number) may have changed, newcomers apart.
+        """What a write has touched: these users, of its records when `refs` has them. `counts`: the ids given
+        before it. `first`, `last`: those whose first or last time on an input (number) may have changed,
+        newcomers apart.
         """
         newcomers = self.seen.take_newcomers()
         if reading is None:
@@ -181,7 +183,7 @@ class People:
         if readers.users:
             is_new = {group: some - BitMap(range(counts[group])) for group, some in users.items()}
             reading.add_users(readers.users, is_new)
-        return reading.of(users, times)
+        return reading.of(users, times, refs)
 
     def _field(self, kind: FieldKind, scope: str, name: str = "") -> int:
         number = self._field_numbers.get((kind, scope, name))

@@ -250,10 +250,16 @@ class Reading:
 
     # --- the outcome ----------------------------------------------------------------------------------------
 
-    def of(self, users: dict[int, BitMap], times: DataTimes) -> Touched:
-        """What was collected of a write that has touched these users, with data of these times."""
+    def of(self, users: dict[int, BitMap], times: DataTimes, refs: Sequence[UserRef] = ()) -> Touched:
+        """What was collected of a write that has touched these users, with data of these times. `refs`: the
+        user of each of its records, if it has records.
+        """
         self.add_users(self._readers.everything, users)
-        self._sets += [ReadBy(frozenset(scopes), by_group(refs)) for scopes, refs in self._refs.values()]
+        # Most often someone reads all records.
+        self._sets += [
+            ReadBy(frozenset(scopes), users if read == refs else by_group(read))
+            for scopes, read in self._refs.values()
+        ]
         return Touched(users, self._sets, times)
 
 
