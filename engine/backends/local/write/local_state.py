@@ -27,9 +27,9 @@ from engine.event_columns import EventColumns
 from engine.user_columns import UserColumns
 from engine.values import TIME_MIN_MICROS
 
-IMPORT_CHUNK_ROWS = 1 << 17
+IMPORT_CHUNK_ROWS = 1 << 15
 """Rows of an import applied per hold of the lock; queries run in between."""
-IMPORT_CHUNK_USERS = 1 << 14
+IMPORT_CHUNK_USERS = 1 << 10
 """The same for user updates. Each becomes visible as a whole and costs several times as much."""
 
 
@@ -101,7 +101,7 @@ class LocalState(State[Account]):
                 )
 
     def _repeated_rows(self, account: Account, entry: ImportEntry) -> npt.NDArray[np.bool_]:
-        """For each row whether it is a duplicate event."""
+        """For each row whether it is a duplicate event. Others may read in between."""
         columns = entry.columns
         repeated = np.zeros(len(columns), np.bool_)
         if columns.event_ids is not None:
@@ -109,9 +109,12 @@ class LocalState(State[Account]):
             rows = [row for row, event_id in enumerate(columns.event_ids) if event_id]
             inputs = [numbers[code] for code in columns.inputs.codes[rows].tolist()]
             digests = event_digests(account.number, inputs, [columns.event_ids[row] for row in rows])
+            self._lock.yield_lock()
             if rows:
                 newest = int(columns.times[rows].max())
-                repeated[rows] = self.event_ids.take(account.number, digests, newest, stamp_of(entry))
+                repeated[rows] = self.event_ids.take(
+                    account.number, digests, newest, stamp_of(entry), self._lock.yield_lock
+                )
         return repeated
 
     def _repeated(self, account: Account, entry: AppendEntry) -> list[bool]:
