@@ -34,6 +34,7 @@ from milepost.journeys import (
     loads,
 )
 from milepost.normal_form import normal_form
+from milepost.outputs import WatchOutput
 from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.journey_pb2 import JourneyVersion
 from milepost.v1.journey_service_pb2 import MoveMilestoneRequest
@@ -575,6 +576,66 @@ def test_diff_and_apply(client: Client, tmp_path: Path) -> None:
         applied: 1 milestone created, 1 changed, 1 deleted
         """
     )
+
+
+def test_a_file_that_drops_an_activated_milestone_says_so(client: Client, tmp_path: Path) -> None:
+    bring_about(client, document("dropped", milestone("a", "buy", milestone("b", "visit")), milestone("c")))
+    made = client.ensure_output("nowhere", WatchOutput())
+    for connection, target in (("first", "dropped/b"), ("second", "dropped/b"), ("third", "dropped/c")):
+        client.ensure_connection(connection, target=target, output=made.name)
+        client.activate_connection(connection)
+    client.ensure_connection("resting", target="dropped/a", output=made.name)
+    file = tmp_path / "dropped.yaml"
+    file.write_text(dumps(document("dropped", milestone("n", "call"), milestone("c"))), encoding="utf-8")
+
+    shown = run(client, "diff", str(file)).output
+    lines = [line for line in shown.splitlines() if line.startswith(("-", " ")) and "activated" in line]
+    assert len(lines) == 1, shown
+    assert lines[0].split()[:4] == ["-", "|", "`--", "b"]
+    assert lines[0].endswith("activated: every member exits, deleted with connection first, second")
+    listed = json.loads(run(client, "diff", str(file), "--json").output)["milestones"]
+    assert [(each["id"], each["activeConnections"]) for each in listed] == [("a", []), ("n", []), ("c", [])]
+    assert listed[0]["children"][0]["activeConnections"] == ["first", "second"]
+
+
+def test_a_deletion_that_takes_connections_with_it_asks(client: Client, monkeypatch: Any) -> None:
+    bring_about(client, document("asked", milestone("a", "buy", milestone("b", "visit")), milestone("c")))
+    made = client.ensure_output("nowhere", WatchOutput())
+    for connection in ("going", "staying"):
+        client.ensure_connection(connection, target="asked/b", output=made.name)
+    client.activate_connection("going")
+    arguments = ["--target", client.target, "--account", "a"]
+
+    def delete(line: str, answer: str = "") -> Result:
+        return CliRunner().invoke(app, [*line.split(), *arguments], input=answer)
+
+    def ids() -> set[str]:
+        return {each.name.rpartition("/")[2] for each in client.list_milestones("asked")}
+
+    # 1. Nobody can be asked here: nothing is deleted.
+    refused = delete("milestone delete asked/b")
+    assert refused.exit_code == 2
+    assert refused.output == (
+        "milepost: Delete asked/b with 2 connections: going (active), staying (inactive)? Every member exits:"
+        " outputs of active connections are sent that. This cannot be undone. Nobody can be asked here: add"
+        " --yes\n"
+    )
+    refused = delete("journey delete asked --with-milestones")
+    assert refused.exit_code == 2
+    assert "Delete asked and its milestones with 2 connections: going (active)" in refused.output
+    assert ids() == {"a", "b", "c"}
+    # 2. The answer decides.
+    with monkeypatch.context() as patch:
+        patch.setattr("milepost.cli.parameters.can_ask", lambda: True)
+        assert delete("milestone delete asked/b", "n\n").exit_code == 1
+        assert ids() == {"a", "b", "c"}
+        assert delete("milestone delete asked/b", "y\n").exit_code == 0
+    assert ids() == {"a", "c"}
+    # 3. What has no connections goes without a question, and so does anything with --yes.
+    assert delete("milestone delete asked/a").exit_code == 1  # It is the last before remaining users.
+    client.ensure_connection("last", target="asked/c", output=made.name)
+    assert delete("journey delete asked --with-milestones --yes").exit_code == 0
+    assert "asked" not in {each.display_name for each in client.list_journeys()}
 
 
 def test_versions_export_and_diff_by_number(client: Client, tmp_path: Path) -> None:

@@ -257,10 +257,10 @@ def delete(shell: Shell) -> None:
     refused = shell.run("journey delete churn-risk", exit_code=1)
     assert "--with-milestones deletes them too" in refused
     for milestone in ("waiting", "opened", "by-sms", "to-email", "emailed", "at-risk"):
-        shell.run(f"milestone delete churn-risk/{milestone}")
+        shell.run(f"milestone delete churn-risk/{milestone} --yes")
     shell.run("journey delete churn-risk")
     for example in (CONSENT, VALUE):
-        shell.run(f"journey delete {example.name} --with-milestones")
+        shell.run(f"journey delete {example.name} --with-milestones --yes")
     assert shell.json("journey list") == []
     assert shell.json("audience list") == []
     eventually(lambda: shell.json("connection list") == [])

@@ -82,6 +82,7 @@ def _milestone_tree(milestone: MilestoneDifference) -> dict[str, Any]:
         "criteriaBefore": _criteria_tree(before),
         "usersBefore": milestone.users_before,
         "usersAfter": milestone.users_after,
+        "activeConnections": list(milestone.active_connections),
         "children": list(map(_milestone_tree, milestone.children)),
     }
 
@@ -176,6 +177,9 @@ def _notes(milestone: MilestoneDifference) -> Iterator[str]:
         yield f"renamed from {milestone.before.display_name!r}"
     if milestone.is_moved:
         yield "moved"
+    if milestone.active_connections:
+        connections = ", ".join(milestone.active_connections)
+        yield f"activated: every member exits, deleted with connection {connections}"
 
 
 def _sizes(before: int | None, after: int | None) -> tuple[str, str, str]:

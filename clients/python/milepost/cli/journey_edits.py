@@ -9,11 +9,13 @@ import typer
 from milepost import names
 from milepost.cli.answers import AsJson, Facts, show_one
 from milepost.cli.calling import AccountOptions
+from milepost.cli.deleting import confirm_connections
 from milepost.cli.option_groups import grouped
 from milepost.cli.parameters import (
     DisplayName,
     Etag,
     JourneyName,
+    Yes,
     faults_by_option,
     refuse_without_change,
 )
@@ -95,14 +97,24 @@ def delete(
         ),
     ] = False,
     etag: Etag = "",
+    yes: Yes = False,
     *,
     account: AccountOptions,
 ) -> None:
-    """Delete a journey. It must have no milestones, unless --with-milestones is given."""
+    """Delete a journey. It must have no milestones, unless --with-milestones is given.
+
+    --with-milestones asks when a milestone has connections.
+    """
     if with_milestones and etag:
         raise typer.BadParameter("is not for --with-milestones", param_hint="--etag")
     with account.open() as client:
         if with_milestones:
+            audiences = {each.audience for each in client.list_milestones(journey)}
+            confirm_connections(
+                f"Delete {names.last_id(client.journey_name(journey))} and its milestones",
+                (each for each in client.list_connections() if each.audience in audiences),
+                yes=yes,
+            )
             _empty(client, client.get_journey(journey))
         client.delete_journey(journey, etag=etag)
         print(f"deleted {client.journey_name(journey)}")

@@ -10,6 +10,7 @@ import typer
 from milepost import names
 from milepost.cli.answers import AsJson, Facts, show_json, show_many, show_one
 from milepost.cli.calling import AccountOptions, Group
+from milepost.cli.deleting import confirm_connections
 from milepost.cli.documents import Source, faults_of, show_warnings
 from milepost.cli.edit_preview import Preview, show_preview
 from milepost.cli.option_groups import grouped
@@ -17,6 +18,7 @@ from milepost.cli.parameters import (
     DisplayName,
     Etag,
     JourneyName,
+    Yes,
     faults_by_option,
     refuse_without_change,
 )
@@ -170,13 +172,26 @@ def move(
 @app.command()
 @grouped
 def delete(
-    milestone: MilestoneName, preview: Preview = False, etag: Etag = "", *, account: AccountOptions
+    milestone: MilestoneName,
+    preview: Preview = False,
+    etag: Etag = "",
+    yes: Yes = False,
+    *,
+    account: AccountOptions,
 ) -> None:
-    """Delete a milestone with its audience and connections. Its members' exits are sent first."""
+    """Delete a milestone with its audience and connections. Its members' exits are sent first.
+
+    Asks when it has connections.
+    """
     with account.open() as client:
         if preview:
             show_preview(client.preview_delete_milestone(milestone, etag=etag), as_json=False)
             return
+        confirm_connections(
+            f"Delete {names.short_milestone(client.target_name(milestone))}",
+            client.list_connections(target=milestone),
+            yes=yes,
+        )
         client.delete_milestone(milestone, etag=etag)
         print(f"deleted {client.target_name(milestone)}")
 

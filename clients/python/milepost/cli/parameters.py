@@ -87,10 +87,15 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not can_ask():
         print(f"milepost: {question} Nobody can be asked here: add --yes", file=sys.stderr)
         raise typer.Exit(EXIT_USAGE)
     typer.confirm(question, abort=True)
+
+
+def can_ask() -> bool:
+    """Whether the standard input is somebody at a terminal."""
+    return sys.stdin.isatty()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from milepost.journeys.difference import (
     Mark,
     MilestoneDifference,
     between,
+    with_connections,
     with_sizes,
 )
 from milepost.journeys.document import (
@@ -36,6 +37,7 @@ from milepost.journeys.document import (
     message_of,
 )
 from milepost.v1.audience_service_pb2 import PreviewJourneyResponse
+from milepost.v1.connection_pb2 import CONNECTION_STATE_ACTIVE
 from milepost.v1.journey_service_pb2 import ApplyJourneyResponse
 from milepost.values import to_datetime
 
@@ -85,8 +87,11 @@ def compare(client: Client, document: JourneyDocument, *, as_of: datetime | None
         funnel = client.get_journey_funnel(checked.journey.name, as_of=to_datetime(found.evaluation.as_of))
         sizes_before = {names.last_id(step.milestone): step.users for step in funnel.steps}
         sizes_before[""] = funnel.population
+    difference = between(before, document)
+    if difference.counts()[Mark.DELETED]:
+        difference = with_connections(difference, _active_connections(client, document.id))
     return replace(
-        with_sizes(between(before, document), sizes_before, _sizes(found)),
+        with_sizes(difference, sizes_before, _sizes(found)),
         warnings=tuple((_in_document(each.field), each.description) for each in checked.warnings),
         etag=checked.version.etag,
     )
@@ -133,6 +138,16 @@ def apply(client: Client, difference: JourneyDifference) -> ApplyJourneyResponse
     Raises Aborted when the journey changed since it was compared, and what `compare` raises.
     """
     return _applied(client, difference.after, etag=difference.etag)
+
+
+def _active_connections(client: Client, journey: str) -> dict[str, list[str]]:
+    """The ids of active connections by the id of their milestone."""
+    milestones = {each.audience: names.last_id(each.name) for each in client.list_milestones(journey)}
+    found: dict[str, list[str]] = {}
+    for each in client.list_connections():
+        if each.state == CONNECTION_STATE_ACTIVE and each.audience in milestones:
+            found.setdefault(milestones[each.audience], []).append(names.last_id(each.name))
+    return found
 
 
 def _applied(

@@ -27,6 +27,7 @@ class Mark(enum.StrEnum):
 class MilestoneDifference:
     """A milestone before and after; None where it does not exist. `is_moved`: its position among its siblings
     changes. `users_before` and `users_after` are None where it does not exist and until they are counted.
+    `active_connections` are the ids of those that are deleted with it.
     """
 
     before: MilestoneDocument | None
@@ -34,6 +35,7 @@ class MilestoneDifference:
     is_moved: bool = False
     users_before: int | None = None
     users_after: int | None = None
+    active_connections: tuple[str, ...] = ()
     children: tuple[MilestoneDifference, ...] = ()
 
     @property
@@ -150,6 +152,22 @@ def with_sizes(
         population_before=before.get(""),
         population_after=after.get(""),
     )
+
+
+def with_connections(difference: JourneyDifference, active: Mapping[str, Sequence[str]]) -> JourneyDifference:
+    """The difference with the ids of active connections by the id of the milestone; only of those that are
+    deleted.
+    """
+
+    def connected(milestone: MilestoneDifference) -> MilestoneDifference:
+        is_deleted = milestone.mark is Mark.DELETED
+        return replace(
+            milestone,
+            active_connections=tuple(active.get(milestone.id, ())) if is_deleted else (),
+            children=tuple(map(connected, milestone.children)),
+        )
+
+    return replace(difference, milestones=tuple(map(connected, difference.milestones)))
 
 
 def _split_difference(
