@@ -17,6 +17,7 @@ CRITERIA_PATH = "criteria"
 
 INPUT_FORM = "accounts/{account}/workspaces/{workspace}/inputs/{input}"
 AUDIENCE_FORM = "accounts/{account}/audiences/{audience}"
+AUDIENCE_NAMES = "GetMilestone and `milepost audience list` tell the names of audiences"
 
 
 class AudienceReference(enum.Enum):
@@ -30,6 +31,10 @@ class AudienceReference(enum.Enum):
     """It exists, but the same write deletes it."""
 
 
+def _no_milestone(_: str) -> str:
+    return ""
+
+
 def _no_audience(_: str) -> AudienceReference:
     return AudienceReference.UNKNOWN
 
@@ -39,12 +44,14 @@ class Context:
     """The context in which a criterion is checked.
 
     `inputs` are all inputs of the account and `journey_inputs` those of the journey (resource names);
-    `audience` resolves an audience name; `root` is the path of the field that holds the criterion.
+    `audience` resolves an audience name, `milestone_audience` gives the name of a milestone's audience, or ""
+    when there is no such milestone; `root` is the path of the field that holds the criterion.
     """
 
     inputs: frozenset[str]
     journey_inputs: frozenset[str]
     audience: Callable[[str], AudienceReference] = _no_audience
+    milestone_audience: Callable[[str], str] = _no_milestone
     root: str = CRITERIA_PATH
     limits: Limits = DEFAULT_LIMITS
 
@@ -89,16 +96,24 @@ class Faults:
         if len(name.encode()) > bytes_max:
             self.add(path, f"is longer than {bytes_max} bytes")
 
-    def missing(self, path: str, what: str, name: str, form: str) -> None:
-        """Adds that a name is not known, with the form of such names when it is a short one."""
-        is_short = not name.startswith("accounts/")
-        self.add(path, f"{what} {name!r} does not exist{f'; names are full: {form}' if is_short else ''}")
+    def missing_input(self, path: str, name: str) -> None:
+        """Adds that an input is not known, with the form of such names when it is a short one."""
+        self.add(path, f"input {name!r} does not exist{_full_names(name, INPUT_FORM)}")
+
+    def missing_audience(self, path: str, name: str) -> None:
+        """Adds that an audience is not known, and where its name is found: the server chose it."""
+        audience = self.context.milestone_audience(name)
+        if audience:
+            self.add(path, f"{name!r} is a milestone; name its audience, {audience!r}")
+            return
+        shown = f"audience {name!r} does not exist{_full_names(name, AUDIENCE_FORM)}"
+        self.add(path, f"{shown}; {AUDIENCE_NAMES}")
 
     def check_inputs(self, path: str, inputs: tuple[str, ...]) -> None:
         """Checks that every input exists and belongs to the journey."""
         for index, name in enumerate(inputs):
             if name not in self.context.inputs:
-                self.missing(f"{path}.inputs[{index}]", "input", name, INPUT_FORM)
+                self.missing_input(f"{path}.inputs[{index}]", name)
             elif name not in self.context.journey_inputs:
                 self.add(f"{path}.inputs[{index}]", f"input {name!r} is not one of the journey's inputs")
 
@@ -140,3 +155,8 @@ class Faults:
         """Checks that a duration is longer than zero."""
         if duration <= 0:
             self.add(path, "must be longer than zero")
+
+
+def _full_names(name: str, form: str) -> str:
+    """What to say about the form of a name: nothing when it is a full one already."""
+    return "" if name.startswith("accounts/") else f"; names are full: {form}"

@@ -43,6 +43,7 @@ class CriteriaCheck:
             audience=lambda name: (
                 AudienceReference.DELETED if name in deleted else self._reference(tree, milestone, name)
             ),
+            milestone_audience=lambda name: self._forest.audience_of(account_of(tree.name), name),
             root=root,
             limits=self._limits,
         )

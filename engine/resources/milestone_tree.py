@@ -19,6 +19,7 @@ from engine.plan.tree import (
     made_of,
 )
 from engine.resources import records as model
+from engine.resources.names import Resource, is_name
 from engine.resources.records import Account, Input, Journey, Milestone, account_of, journey_of
 from engine.resources.repository import Repository
 
@@ -85,6 +86,16 @@ class Forest:
             return trees.get(journey) or self.tree(journey), milestone
 
         return resolve
+
+    def audience_of(self, account: str, milestone: str) -> str:
+        """The audience of a milestone of the account, given by name or as `journey/milestone`; "" when there
+        is no such milestone.
+        """
+        journey_id, _, milestone_id = milestone.partition("/")
+        short = f"{account}/journeys/{journey_id}/milestones/{milestone_id}"
+        name = milestone if account_of(milestone) == account else short
+        found = self._repository.find(Milestone, name) if is_name(name, Resource.MILESTONE) else None
+        return "" if found is None else found.audience
 
     def referring(self, audiences: Collection[str]) -> tuple[str, ...]:
         """The milestones (names) of the account whose criteria name one of its audiences."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.criteria.faults import AUDIENCE_FORM, Faults
 from engine.criteria.faults import AudienceReference as AudienceReference
 from engine.criteria.faults import Context as Context
+from engine.criteria.faults import Faults
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
@@ -98,7 +98,7 @@ class _Validation(CriterionVisitor[_At, None]):
         name, path = criterion.name, f"{at.path}.name"
         match self._faults.context.audience(name):
             case AudienceReference.UNKNOWN:
-                self._faults.missing(path, "audience", name, AUDIENCE_FORM)
+                self._faults.missing_audience(path, name)
             case AudienceReference.CYCLE:
                 self._faults.add(path, f"audience {name!r} itself depends on this milestone")
             case AudienceReference.DELETED:

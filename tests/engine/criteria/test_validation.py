@@ -221,12 +221,14 @@ def test_impossible_test_does_not_fit() -> None:
         (
             Audience(name="who"),
             "audience.name",
-            "audience 'who' does not exist; names are full: accounts/{account}/audiences/{audience}",
+            "audience 'who' does not exist; names are full: accounts/{account}/audiences/{audience}; "
+            "GetMilestone and `milepost audience list` tell the names of audiences",
         ),
         (
             Audience(name="accounts/a/audiences/who"),
             "audience.name",
-            "audience 'accounts/a/audiences/who' does not exist",
+            "audience 'accounts/a/audiences/who' does not exist; "
+            "GetMilestone and `milepost audience list` tell the names of audiences",
         ),
         (Audience(name="cycle"), "audience.name", "audience 'cycle' itself depends on this milestone"),
         (

@@ -12,7 +12,7 @@ from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, JOURNEY_VE
 from engine.resources import versions
 from engine.resources.applying import Applied
 from engine.resources.documents import JourneyDocument, MilestoneDocument
-from engine.resources.records import ConnectionState, Journey, Milestone, etag_of
+from engine.resources.records import Account, ConnectionState, Journey, Milestone, etag_of
 from tests.engine.site import ACCOUNT, JOURNEY, WEB, Site, did
 
 
@@ -194,6 +194,26 @@ def test_every_fault_is_found_at_once_with_its_path(site: Site) -> None:
     assert state(site) == []
 
 
+def test_a_milestone_in_the_place_of_an_audience_is_told_its_audience(site: Site) -> None:
+    apply(site, document(milestone("a", did("buy"))))
+    name = f"{JOURNEY}/milestones/a"
+    audience = site.engine.milestones.get_milestone(name).audience
+    site.engine.accounts.create_account("other", Account(name=""))
+    elsewhere = "accounts/other/journeys/j/milestones/a"
+    short = name.removeprefix(f"{ACCOUNT}/journeys/").replace("/milestones/", "/")
+    named = (name, short, f"{name}x", elsewhere)
+    with pytest.raises(InvalidInput) as refused:
+        apply(site, document(*(milestone(f"m{i}", Audience(name=each)) for i, each in enumerate(named))))
+    found = {each.field: each.description for each in refused.value.violations}
+    assert [found[f"document.milestones[{i}].criteria.audience.name"] for i in range(2)] == [
+        f"{each!r} is a milestone; name its audience, {audience!r}" for each in (name, short)
+    ]
+    way_on = "GetMilestone and `milepost audience list` tell the names of audiences"
+    assert [found[f"document.milestones[{i}].criteria.audience.name"] for i in (2, 3)] == [
+        f"audience {each!r} does not exist; {way_on}" for each in (f"{name}x", elsewhere)
+    ]
+
+
 def test_criteria_are_checked_in_the_tree_as_it_will_be(site: Site) -> None:
     apply(site, document(milestone("a", did("buy")), milestone("b", did("call")), milestone("c", did("x"))))
     of_a, of_b, of_c = (
@@ -211,7 +231,10 @@ def test_criteria_are_checked_in_the_tree_as_it_will_be(site: Site) -> None:
     with pytest.raises(InvalidInput) as refused:
         apply(site, wanted)
     assert [
-        (each.field.removeprefix("document.milestones")[:3], each.description.rpartition("' ")[2])
+        (
+            each.field.removeprefix("document.milestones")[:3],
+            each.description.partition("' ")[2].partition(";")[0],
+        )
         for each in refused.value.violations
     ] == [
         ("[0]", "does not exist"),
