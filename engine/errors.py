@@ -29,10 +29,13 @@ from engine.limits import VIOLATIONS_MAX
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """One fault in a request: the path of the field, as in documents, and a description."""
+    """One fault in a request: the path of the field, as in documents, and a description. `reason` is
+    UPPER_SNAKE and stable where the request's own reason does not say it: of rows of a batch.
+    """
 
     field: str
     description: str
+    reason: str = ""
 
 
 class Warning(msgspec.Struct, frozen=True):
@@ -117,7 +120,7 @@ class InvalidInput(MilepostError):
 
     def below(self, field: str) -> InvalidInput:
         """The same faults, of a message that is in this field of another one."""
-        found = Violations(Violation(f"{field}.{v.field}", v.description) for v in self.violations)
+        found = Violations(msgspec.structs.replace(v, field=f"{field}.{v.field}") for v in self.violations)
         found.left_out = self.left_out
         return InvalidInput(found, reason=self.reason, metadata=self.metadata)
 

@@ -357,4 +357,4 @@ def _ingested(appended: Appended, rejections: Sequence[Rejection]) -> Ingested:
 
 def _violations(rejections: Iterable[Rejection]) -> Iterator[Violation]:
     for rejection in rejections:
-        yield Violation(rejection.field, rejection.description)
+        yield Violation(rejection.field, rejection.description, rejection.reason)

@@ -179,10 +179,10 @@ def _bad_request(violations: Sequence[Violation]) -> tuple[error_details_pb2.Bad
     size_bytes = 0
     for index, violation in enumerate(violations):
         field, description = _shortened(violation.field), _shortened(violation.description)
-        size_bytes += len(field.encode()) + len(description.encode())
+        size_bytes += len(field.encode()) + len(description.encode()) + len(violation.reason)
         if index and size_bytes > VIOLATIONS_BYTES_MAX:
             return bad_request, len(violations) - index
-        bad_request.field_violations.add(field=field, description=description)
+        bad_request.field_violations.add(field=field, description=description, reason=violation.reason)
     return bad_request, 0
 
 

@@ -49,7 +49,7 @@ class Refusal(Exception):
         *,
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
-        violations: Sequence[tuple[str, str]] = (),
+        violations: Sequence[tuple[str, ...]] = (),
         retry_after_ms: int = 0,
     ) -> None:
         super().__init__(message)
@@ -61,8 +61,10 @@ class Refusal(Exception):
             self.details.append(info)
         if violations:
             fields = [
-                error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-                for field, description in violations
+                error_details_pb2.BadRequest.FieldViolation(
+                    **dict(zip(("field", "description", "reason"), each, strict=False))
+                )
+                for each in violations
             ]
             self.details.append(error_details_pb2.BadRequest(field_violations=fields))
         if retry_after_ms:

@@ -299,14 +299,20 @@ def test_fully_rejected_batch_counts_as_rejected() -> None:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "nothing could be taken",
                 reason="BATCH_REFUSED",
-                violations=[("events[0].user_id", "is empty"), ("events[1].user_id", "is empty")],
+                violations=[
+                    ("events[0].user_id", "is empty", "MISSING_FIELD"),
+                    ("events[1].user_id", "is empty"),  # As a service answers that gives rows no reasons.
+                ],
             )
         )
 
     with calling(Fake({"IngestEvents": refuse_second})) as client:
         sent = client.ingest_events(events(4), batch_rows=2, concurrency=1)
     assert (sent.accepted, sent.rejected, sent.rows) == (2, 2, 4)
-    assert [rejected.index for rejected in sent.rejections] == [2, 3]
+    assert [(each.index, each.reason) for each in sent.rejections] == [
+        (2, "MISSING_FIELD"),
+        (3, "BATCH_REFUSED"),
+    ]
 
 
 def test_a_refused_request_is_raised() -> None:

@@ -72,7 +72,10 @@ def test_rejected_event_is_reported_and_the_others_are_accepted(
     with pytest.raises(InvalidInput) as refused:
         site.engine.ingest.events(ACCOUNT, [record, record])
     assert refused.value.reason == "BATCH_REFUSED"
-    assert [v.field for v in refused.value.violations] == [f"events[0].{field}", f"events[1].{field}"]
+    assert [(v.field, v.reason) for v in refused.value.violations] == [
+        (f"events[0].{field}", reason),
+        (f"events[1].{field}", reason),
+    ]
 
 
 def test_values_at_the_limits_are_accepted(site: Site) -> None:

@@ -63,9 +63,9 @@ export class Sent {
     }
     this.#reject(
       rows,
-      error.violations.map(({ field, description }) => ({
+      error.violations.map(({ field, description, reason }) => ({
         index: firstIndex + Number(/\[(\d+)\]/.exec(field)?.[1] ?? 0),
-        reason: error.reason,
+        reason: reason || error.reason,
         // The requests of a stream have their batch in a field.
         field: field.replace(/^batch\./, ""),
         description,

@@ -16,6 +16,8 @@ const CONNECTION_CODE = /^(ECONN|EPIPE|ETIMEDOUT|EAI_|ENOTFOUND|EHOSTUNREACH|ENE
 export interface Violation {
   readonly field: string;
   readonly description: string;
+  /** Of rows of a batch: why this one was rejected. Otherwise "", and the error has the reason. */
+  readonly reason: string;
 }
 
 /**
@@ -84,7 +86,7 @@ export function toMilepostError(thrown: unknown): MilepostError {
     violations: error
       .findDetails(BadRequestSchema)
       .flatMap((each) => each.fieldViolations)
-      .map(({ field, description }) => ({ field, description })),
+      .map(({ field, description, reason }) => ({ field, description, reason })),
     retryAfterMs: delay === undefined ? undefined : Number(delay.seconds) * 1_000 + delay.nanos / 1_000_000,
     headers: error.metadata,
     cause: thrown,

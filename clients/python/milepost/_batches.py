@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from milepost._arguments import wrong
 from milepost.errors import InvalidArgument, MilepostError
 from milepost.v1.ingest_service_pb2 import Rejection
 
@@ -71,10 +72,14 @@ Progress = Callable[[Sent], None]
 
 
 def batches(rows: Iterable[Row], rows_max: int = BATCH_ROWS_MAX) -> Iterator[list[Row]]:
-    """Rows split into lists below the limits of one request."""
+    """Rows split into lists below the limits of one request. Raises TypeError for a row that is no
+    message.
+    """
     batch: list[Row] = []
     batch_bytes = REQUEST_OVERHEAD_BYTES
-    for row in rows:
+    for index, row in enumerate(rows):
+        if not isinstance(row, Message):
+            raise wrong(f"row {index}", "a message, as make_event and make_user_update return", row)
         row_bytes = row.ByteSize() + ROW_OVERHEAD_BYTES
         if batch and (len(batch) == rows_max or batch_bytes + row_bytes > BATCH_BYTES_MAX):
             yield batch
@@ -122,14 +127,15 @@ def with_last_marked(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
 
 def refused(error: MilepostError, rows: int, first_index: int) -> Sent:
     """The rejections in `error` when all rows of a batch were rejected; raises any other error. Their fields
-    are those of acknowledged batches, also where the batch is a field of a request of a stream.
+    are those of acknowledged batches, also where the batch is a field of a request of a stream. Where the
+    service gives rows no reasons of their own, theirs is that of the batch.
     """
     if not isinstance(error, InvalidArgument) or error.reason != BATCH_REFUSED:
         raise error
     found = [
         Rejected(
             first_index + _row_of(violation.field),
-            error.reason,
+            violation.reason or error.reason,
             violation.field.removeprefix(OF_STREAM),
             violation.description,
         )

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -39,10 +39,13 @@ _STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class Violation:
-    """One fault in a request: the path of the field, as in the proto messages, and a description."""
+    """One fault in a request: the path of the field, as in the proto messages, and a description. Faults of
+    rows of a batch have a `reason` each; others have that of the error.
+    """
 
     field: str
     description: str
+    reason: str = ""
 
     def __str__(self) -> str:
         """events[0].name: is required."""
@@ -84,7 +87,7 @@ class MilepostError(Exception):
     def rename_fields(self, renamed: Callable[[str], str]) -> None:
         """Gives each field at fault the path that the caller knows it by, in the message too."""
         listed = _listed(self.violations)
-        self.violations = tuple(Violation(renamed(each.field), each.description) for each in self.violations)
+        self.violations = tuple(replace(each, field=renamed(each.field)) for each in self.violations)
         if self.message == listed:
             self.message = _listed(self.violations)
 
@@ -250,7 +253,9 @@ def _details(error: grpc.RpcError) -> dict[str, Any]:
             if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
                 found |= {"reason": info.reason, "metadata": dict(info.metadata)}
             elif detail.Unpack(request):
-                found["violations"] += [Violation(v.field, v.description) for v in request.field_violations]
+                found["violations"] += [
+                    Violation(v.field, v.description, v.reason) for v in request.field_violations
+                ]
             elif detail.Unpack(retry):
                 found["retry_after_seconds"] = retry.retry_delay.ToTimedelta().total_seconds()
     return found

@@ -33,7 +33,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REVISION: _ErrorReason.ValueType  # 4
     """INVALID_ARGUMENT. This store did not hand out the revision."""
     ERROR_REASON_BATCH_REFUSED: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest."""
+    """INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest. Each of its violations
+    has the reason of that row, as a Rejection has.
+    """
     ERROR_REASON_BATCH_TOO_LARGE: _ErrorReason.ValueType  # 6
     """INVALID_ARGUMENT. The batch has too many events, users or bytes. Metadata: limit, actual."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 7
@@ -142,7 +144,9 @@ ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
 ERROR_REASON_INVALID_REVISION: ErrorReason.ValueType  # 4
 """INVALID_ARGUMENT. This store did not hand out the revision."""
 ERROR_REASON_BATCH_REFUSED: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest."""
+"""INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest. Each of its violations
+has the reason of that row, as a Rejection has.
+"""
 ERROR_REASON_BATCH_TOO_LARGE: ErrorReason.ValueType  # 6
 """INVALID_ARGUMENT. The batch has too many events, users or bytes. Metadata: limit, actual."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 7
