@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from clients.load import calls, profile, runners
 from clients.load.runners import Row, RunFailed
 from milepost import Client
 from milepost.cli.service_process import ServiceProcess
+from milepost.cli.ways_on import way_on
+from milepost.errors import MilepostError
 
 ONE_CALL_CUSTOMERS = 1_000
 
@@ -30,10 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a profile; the exit status, 1 when calls failed and 2 when nothing could be run."""
     options = _parser().parse_args(arguments)
     try:
+        measure = _measurement(options)
         with _service(options.target) as target:
-            rows = _measured(options, target)
-    except (RunFailed, profile.BadProfile, OSError) as error:
+            rows = measure(target)
+    except (RunFailed, profile.BadProfile, MilepostError, OSError) as error:
         print(f"load: {error}", file=sys.stderr)
+        if isinstance(error, MilepostError) and (hint := way_on(error)):
+            print(f"load: {hint}", file=sys.stderr)
         return 2
     Console().print(_table(rows))
     return 1 if any(row.errors for row in rows) else 0
@@ -45,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "profile", nargs="?", default="request-path", help="name or file of a profile, or a file of ghz"
     )
     parser.add_argument("--target", help="a service that runs; by default one is started, on a loopback port")
-    parser.add_argument("--account", default=calls.ACCOUNT, help="account to fill and to call")
+    parser.add_argument("--account", help=f"account to fill and to call; by default `{calls.ACCOUNT}`")
     parser.add_argument("--users", type=int, help="callers at a time")
     parser.add_argument("--calls-per-second", type=float, help="of all callers; 0 = as fast as answers come")
     parser.add_argument("--seconds", type=float, help="length of the run")
@@ -54,16 +59,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measured(options: argparse.Namespace, target: str) -> list[Row]:
+def _measurement(options: argparse.Namespace) -> Callable[[str], list[Row]]:
+    """What to do with a service at an address. The profile is read first: a slip costs no start. Raises
+    BadProfile and RunFailed.
+    """
     path = profile.find(options.profile)
     if path.suffix == ".json":
-        call = runners.read_call(path)
-        _fill(target, calls.ACCOUNT, ONE_CALL_CUSTOMERS)
-        run = runners.run_ghz if options.runner == "ghz" else runners.run_h2load
-        return run(call, target, options.seconds)
+        return _of_one_call(options, path)
+    _refuse_unused(options, ("runner",), f"{path} is a profile, which locust runs")
     used = profile.read(path).with_options(options.users, options.calls_per_second, options.seconds)
-    _fill(target, options.account, used.customers)
-    return runners.run_locust(used, target, options.account, options.calls)
+    account = options.account or calls.ACCOUNT
+
+    def measure(target: str) -> list[Row]:
+        _fill(target, account, used.customers)
+        return runners.run_locust(used, target, account, options.calls)
+
+    return measure
+
+
+def _of_one_call(options: argparse.Namespace, path: Path) -> Callable[[str], list[Row]]:
+    unused = ("account", "users", "calls_per_second", "calls")
+    _refuse_unused(options, unused, f"{path} says whom it calls, and how many callers there are")
+    call = runners.read_call(path)
+    run = runners.run_ghz if options.runner == "ghz" else runners.run_h2load
+
+    def measure(target: str) -> list[Row]:
+        _fill(target, calls.ACCOUNT, ONE_CALL_CUSTOMERS)
+        return run(call, target, options.seconds)
+
+    return measure
+
+
+def _refuse_unused(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raises BadProfile for options that would have no effect."""
+    for name in names:
+        if getattr(options, name) is not None:
+            option = "--with" if name == "runner" else f"--{name.replace('_', '-')}"
+            raise profile.BadProfile(f"{option} has no effect here: {why}")
 
 
 def _fill(target: str, account: str, customers: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from clients.load.calls import CALLS
+from milepost._near import did_you_mean, listed
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -43,17 +44,37 @@ class Profile:
 
 
 def find(name: str) -> Path:
-    """The file of a profile, given by its path or as the name of one in `profiles/`."""
-    return path if (path := Path(name)).suffix else PROFILES / f"{name}.yaml"
+    """The file of a profile, given by its path or as the name of one in `profiles/`. Raises BadProfile when
+    there is none of that name.
+    """
+    path = Path(name)
+    if not path.suffix:
+        known = sorted(each.stem for each in PROFILES.glob("*.yaml"))
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise BadProfile(f"there is no profile {name!r}{near or '.'}{listed('profiles', known)}")
+        return PROFILES / f"{name}.yaml"
+    return path
 
 
 def read(path: Path) -> Profile:
     """The profile in a file. Raises BadProfile."""
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    names = {field.name for field in fields(Profile)}
-    if not isinstance(found, dict) or set(found) != names:
-        raise BadProfile(f"{path}: expected exactly the keys {', '.join(sorted(names))}")
-    return checked(Profile(**found))
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadProfile(f"{path}: is not YAML: {error}") from error
+    names = sorted(field.name for field in fields(Profile))
+    if not isinstance(found, dict):
+        raise BadProfile(f"{path}: expected the keys {', '.join(names)}")
+    if unknown := [str(key) for key in found if key not in names]:
+        near = did_you_mean(unknown[0], names) or "."
+        raise BadProfile(f"{path}: there is no key {unknown[0]!r}{near}{listed('keys', names)}")
+    if missing := [name for name in names if name not in found]:
+        raise BadProfile(f"{path}: the key {missing[0]!r} is missing.{listed('keys', names)}")
+    try:
+        return checked(Profile(**found))
+    except BadProfile as error:
+        raise BadProfile(f"{path}: {error}") from error
 
 
 def checked(profile: Profile) -> Profile:
@@ -62,6 +83,12 @@ def checked(profile: Profile) -> Profile:
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 1:
             raise BadProfile(f"{name} must be a whole number of at least 1, not {number!r}")
+    for name, number in {"seconds": profile.seconds, "calls_per_second": profile.calls_per_second}.items():
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise BadProfile(f"{name} must be a number, not {number!r}")
+    shares: Any = profile.mix
+    if not isinstance(shares, dict) or not all(isinstance(each, int) for each in shares.values()):
+        raise BadProfile(f"mix must have a whole number for each call, not {shares!r}")
     if profile.seconds <= 0 or profile.calls_per_second < 0:
         raise BadProfile("seconds must be positive, and calls_per_second not negative")
     if unknown := sorted(set(profile.mix) - set(CALLS)):

@@ -102,7 +102,13 @@ class OneCall:
 
 def read_call(path: Path) -> OneCall:
     """A file of ghz. Raises RunFailed."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFailed(f"{path}: is not JSON: {error}") from error
+    needed = ("call", "data", "duration", "concurrency", "connections")
+    if missing := [key for key in needed if not isinstance(found, dict) or key not in found]:
+        raise RunFailed(f"{path}: the key {missing[0]!r} is missing; a file of ghz has {', '.join(needed)}")
     service, _, name = found["call"].partition("/")
     for file in (audience_service_pb2.DESCRIPTOR, ingest_service_pb2.DESCRIPTOR):
         described = file.services_by_name.get(service.removeprefix("milepost.v1."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +104,13 @@ def test_every_profile_is_valid_and_the_short_one_makes_every_call() -> None:
         ("seconds: 0", "seconds must be positive"),
         ("mix: {chekc: 1}", "there is no call 'chekc'; there are check, "),
         ("mix: {check: 0}", "some must be positive"),
-        ("rate: 7", "expected exactly the keys"),
+        ("mix: 7", "mix must have a whole number for each call"),
+        ("seconds: soon", "seconds must be a number, not 'soon'"),
+        (
+            "custmers: 7",
+            "there is no key 'custmers', did you mean 'customers'? The keys: 'calls_per_second', ",
+        ),
+        ("mix: [", "is not YAML"),
     ],
 )
 def test_a_profile_that_cannot_be_used_says_why(
@@ -117,3 +124,49 @@ def test_a_profile_that_cannot_be_used_says_why(
     file.write_text("\n".join([*others, *mix, line]), encoding="utf-8")
     assert main([str(file), "--target", "127.0.0.1:1"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "studo",
+            "there is no profile 'studo', did you mean 'studio'? The profiles: 'request-path', 'short', ",
+        ),
+        ("short --with h2load", "--with has no effect here"),
+        (f"{GHZ[0]} --users 3", "--users has no effect here"),
+        (f"{GHZ[0]} --account mine", "--account has no effect here"),
+        (f"{GHZ[0]} --calls-per-second 3", "--calls-per-second has no effect here"),
+        (f"{GHZ[0]} --calls 3", "--calls has no effect here"),
+    ],
+)
+def test_a_line_that_cannot_be_used_starts_no_service(
+    line: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("clients.load.__main__.ServiceProcess", started.append)
+    assert main(line.split()) == 2
+    assert said in capsys.readouterr().err
+    assert not started
+
+
+def test_a_service_that_refuses_is_an_error_of_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 1. Nothing listens there.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{free.getsockname()[1]}"
+        assert main(["short", "--target", nowhere]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("load: UNAVAILABLE")
+    assert len(said) == 2
+    # 2. The service needs a key, and this one is not its.
+    with serving(tmp_path / "store", access_log="none") as locked:
+        with Client(locked.address) as anyone:
+            anyone.create_api_key("op", operator=True)
+        monkeypatch.setenv("MILEPOST_API_KEY", "mp_nobody_nothing")
+        assert main(["short", "--target", locked.address]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("load: UNAUTHENTICATED")
+    assert "`milepost key create`" in said[1]
