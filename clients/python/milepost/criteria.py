@@ -12,20 +12,24 @@
 
 Every builder returns a plain message that can be stored, compared, and printed as proto3 JSON. The service
 alone decides what criteria mean and which are valid.
+
+Python's `and`, `or`, `not` and chains like `10 < n < 20` cannot be read as criteria: they raise TypeError,
+which says what to write. So does the truth of a criterion; compare with None instead.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Generic, Literal, TypeVar, overload
 
+from milepost._arguments import require_several, require_text, wrong
 from milepost.v1 import criteria_pb2 as pb
 from milepost.v1.criteria_pb2 import Criteria, EventCondition, NumberTest, ValueTest, Window
 from milepost.v1.data_pb2 import CONSENT_STATE_DENIED, CONSENT_STATE_GIVEN, EVENT_TYPE_UNSPECIFIED, EventType
 from milepost.v1.value_pb2 import Value
-from milepost.values import Plain, to_duration, to_number, to_timestamp, to_value
+from milepost.values import Plain, named, optional, to_duration, to_number, to_timestamp, to_value
 
 __all__ = [
     "Attribute",
@@ -52,11 +56,58 @@ __all__ = [
     "time_range",
 ]
 
+_COMBINE = "use all_of(a, b), any_of(a, b) and not_(a) for `and`, `or` and `not`"
+_BETWEEN = "use .between(low, high) for `low <= value <= high`, or all_of(value > low, value < high)"
+
+
+def _no_truth(self: object) -> bool:
+    raise TypeError(f"a criterion is true or false for each user, not in Python: {_COMBINE}; {_BETWEEN}")
+
+
+# `a and b` and `10 < n < 20` ask Python for the truth of a criterion. That of a message is always True, so
+# they would silently give the last part alone. Messages cannot have subclasses: their classes get the method.
+for _message in (Criteria, EventCondition):
+    _message.__bool__ = _no_truth  # type: ignore[attr-defined]
+
+
+class _Unfinished:
+    """What becomes a criterion by one of its methods. Python's own tests on it would give True or False, and
+    so another criterion than meant, or none; they raise TypeError with the way on.
+    """
+
+    _finish = "compare it or call one of its methods"
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{_kind(self)} is not a criterion yet: {self._finish}; {_COMBINE}")
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(self._instead_of("==", "equals", other))
+
+    def __ne__(self, other: object) -> bool:
+        raise TypeError(self._instead_of("!=", "equals", other))
+
+    def __contains__(self, other: object) -> bool:
+        raise TypeError(self._instead_of("in", "contains", other))
+
+    __hash__ = object.__hash__
+
+    def _instead_of(self, operator: str, method: str, other: object) -> str:
+        if not hasattr(self, method):
+            return f"{_kind(self)} has no `{operator}`: {self._finish}"
+        operand = "…" if isinstance(other, _Unfinished) else repr(other)
+        way_on = f".{method}({operand})"
+        return f"{_kind(self)} has no `{operator}`: use {f'not_(…{way_on})' if operator == '!=' else way_on}"
+
+
+def _kind(unfinished: object) -> str:
+    return type(unfinished).__name__.lstrip("_")
+
+
 Unit = Literal["hour", "day", "week", "month", "quarter", "year"]
 Made = TypeVar("Made")
 
 
-class Testable(ABC, Generic[Made]):
+class Testable(_Unfinished, ABC, Generic[Made]):
     """Something with a value. Its methods are tests on the value.
 
     A missing value, or one of another kind, passes no test; on a list a test passes when some element passes.
@@ -76,6 +127,7 @@ class Testable(ABC, Generic[Made]):
 
     def one_of(self, values: Iterable[Plain | Value], *, ignore_case: bool = False) -> Made:
         """Equal to one of at most 10,000 values."""
+        require_several("values", values)
         listed = pb.ValueList(values=[to_value(value) for value in values])
         return self._passes(ValueTest(one_of=listed, ignore_case=ignore_case))
 
@@ -97,22 +149,27 @@ class Testable(ABC, Generic[Made]):
 
     def contains(self, part: str, *, ignore_case: bool = False) -> Made:
         """The string contains this text."""
+        require_text(part=part)
         return self._passes(ValueTest(contains=part, ignore_case=ignore_case))
 
     def starts_with(self, prefix: str, *, ignore_case: bool = False) -> Made:
         """The string starts with this text."""
+        require_text(prefix=prefix)
         return self._passes(ValueTest(starts_with=prefix, ignore_case=ignore_case))
 
     def ends_with(self, suffix: str, *, ignore_case: bool = False) -> Made:
         """The string ends with this text."""
+        require_text(suffix=suffix)
         return self._passes(ValueTest(ends_with=suffix, ignore_case=ignore_case))
 
     def glob(self, pattern: str, *, ignore_case: bool = False) -> Made:
         """The whole string matches the pattern: `*` any characters, `?` one."""
+        require_text(pattern=pattern)
         return self._passes(ValueTest(glob=pattern, ignore_case=ignore_case))
 
     def matches(self, regex: str, *, ignore_case: bool = False) -> Made:
         """Part of the string matches, in RE2 syntax."""
+        require_text(regex=regex)
         return self._passes(ValueTest(matches=regex, ignore_case=ignore_case))
 
     @property
@@ -134,7 +191,7 @@ class Testable(ABC, Generic[Made]):
         return self._passes(ValueTest(near=point))
 
 
-class VersionTests(Generic[Made]):
+class VersionTests(_Unfinished, Generic[Made]):
     """Comparisons by the precedence of Semantic Versioning 2.0.0. Missing parts are 0: 10.1 equals 10.1.0."""
 
     def __init__(self, passes: Callable[[ValueTest], Made]) -> None:
@@ -183,8 +240,10 @@ class _EventAttribute(Testable[EventCondition]):
         return EventCondition(attribute=pb.EventAttributeCondition(key=self._key, test=test))
 
 
-class Number:
+class Number(_Unfinished):
     """The result of an aggregate. A comparison returns the criterion."""
+
+    _finish = "compare it with a number, like `>= 10`"
 
     def __init__(self, criterion: pb.EventCriterion) -> None:
         self._criterion = criterion
@@ -222,8 +281,10 @@ class Number:
         return Criteria(event=criterion)
 
 
-class Events:
+class Events(_Unfinished):
     """A user's events of one name; see `event`. An aggregate over them is a `Number`."""
+
+    _finish = "call .happened(), .never() or an aggregate like .count() on it"
 
     def __init__(self, criterion: pb.EventCriterion) -> None:
         self._criterion = criterion
@@ -291,16 +352,19 @@ def attribute(key: str) -> Attribute:
     >>> attribute("$last_seen").older_than(timedelta(days=90)).WhichOneof("node")
     'user_attribute'
     """
+    require_text(key=key)
     return Attribute(key)
 
 
 def identity(identity_type: str) -> Testable[Criteria]:
     """The user's identity of a type: `identity("email").ends_with("@example.com", ignore_case=True)`."""
+    require_text(identity_type=identity_type)
     return _Identity(identity_type)
 
 
 def event_attribute(key: str) -> Testable[EventCondition]:
     """An attribute of the event itself, for `where`: `event_attribute("price") >= 10`."""
+    require_text(key=key)
     return _EventAttribute(key)
 
 
@@ -321,15 +385,17 @@ def event(
     >>> spent.event.of, spent.event.window.last.seconds
     ('price', 2592000)
     """
+    require_text(name=name)
+    require_several("inputs", inputs)
     if last is not None and window is not None:
         raise ValueError("set `last` or `window`, not both")
     return Events(
         pb.EventCriterion(
             name=name,
             event_type=type,
-            condition=where,
+            condition=_condition(where),
             inputs=inputs,
-            window=Window(last=to_duration(last)) if last is not None else window,
+            window=Window(last=named("last", to_duration, last)) if last is not None else window,
         )
     )
 
@@ -401,7 +467,9 @@ def step(
     type: EventType.ValueType = EVENT_TYPE_UNSPECIFIED,
 ) -> pb.SequenceStep:
     """One step of a `sequence`."""
-    return pb.SequenceStep(name=name, event_type=type, condition=where, inputs=inputs)
+    require_text(name=name)
+    require_several("inputs", inputs)
+    return pb.SequenceStep(name=name, event_type=type, condition=_condition(where), inputs=inputs)
 
 
 def sequence(
@@ -415,17 +483,22 @@ def sequence(
     >>> [each.name for each in bought.sequence.steps]
     ['view', 'cart', 'buy']
     """
-    limit = None if within is None else to_duration(within)
+    for each in steps:
+        if not isinstance(each, pb.SequenceStep):
+            raise wrong("steps", "step(…)", each)
+    limit = optional(to_duration, within, "within")
     return Criteria(sequence=pb.SequenceCriterion(steps=steps, within=limit, window=window))
 
 
 def audience(name: str) -> Criteria:
     """The user is in that audience, `accounts/{a}/audiences/{id}`."""
+    require_text(name=name)
     return Criteria(audience=pb.AudienceCriterion(name=name))
 
 
 def consent(regulation: str, purpose: str, *, given: bool = True) -> Criteria:
     """The latest consent state is GIVEN (or DENIED); without a consent it is neither."""
+    require_text(regulation=regulation, purpose=purpose)
     state = CONSENT_STATE_GIVEN if given else CONSENT_STATE_DENIED
     return Criteria(consent=pb.ConsentCriterion(regulation=regulation, purpose=purpose, state=state))
 
@@ -472,12 +545,36 @@ def calendar(unit: Unit, *, count: int = 1, offset: int = 0, time_zone: str = ""
 # --- helpers --
 
 
+def checked(argument: str, given: object) -> Criteria:
+    """Criteria that a caller gave. Raises TypeError, which names the argument, for anything else."""
+    if isinstance(given, Criteria):
+        return given
+    if isinstance(given, Number | Events | Testable | VersionTests):
+        raise TypeError(f"{argument}: {_kind(given)} is not a criterion yet: {given._finish}")
+    if isinstance(given, EventCondition):
+        raise TypeError(f"{argument}: a condition on an event is no criterion: give it to event(where=…)")
+    error = wrong(argument, "criteria as milepost.criteria builds them", given)
+    if isinstance(given, str | Mapping):
+        raise TypeError(f"{error}; milepost.documents.loads_criteria reads YAML and JSON")
+    raise error
+
+
 def _criteria(part: Criteria | Events) -> Criteria:
-    return part.happened() if isinstance(part, Events) else part
+    return part.happened() if isinstance(part, Events) else checked("criteria", part)
 
 
 def _criteria_list(parts: Iterable[Criteria | Events | EventCondition]) -> pb.CriteriaList:
     return pb.CriteriaList(criteria=[_criteria(p) for p in parts if not isinstance(p, EventCondition)])
+
+
+def _condition(where: EventCondition | None) -> EventCondition | None:
+    """Raises TypeError for anything but a condition."""
+    untyped: object = where
+    if where is None or isinstance(untyped, EventCondition):
+        return where
+    if isinstance(untyped, Criteria):
+        raise TypeError("where: a criterion on users is no condition on an event: use event_attribute(…)")
+    raise wrong("where", "a condition, like event_attribute(key).equals(value)", untyped)
 
 
 def _condition_list(

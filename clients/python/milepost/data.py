@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from milepost._arguments import require_mapping, require_text, wrong
 from milepost.v1.data_pb2 import EVENT_TYPE_UNSPECIFIED, ConsentUpdate, Event, EventType, UserUpdate
-from milepost.values import Plain, to_attributes, to_timestamp
+from milepost.values import Plain, named, to_attributes, to_timestamp
 
 
 def make_event(
@@ -25,14 +26,17 @@ def make_event(
     >>> made = make_event("ann", "buy", datetime(2026, 1, 1, tzinfo=UTC), {"price": 9.5})
     >>> made.attributes["price"].number_value
     9.5
+
+    Raises TypeError for an argument of another type, ValueError for a value that cannot be stored.
     """
+    require_text(user_id=user_id, name=name, event_id=event_id, input=input)
     return Event(
         user_id=user_id,
         input=input,
         name=name,
         event_type=type,
-        time=to_timestamp(time),
-        attributes=to_attributes(attributes or {}),
+        time=named("time", to_timestamp, time),
+        attributes=to_attributes({} if attributes is None else attributes),
         event_id=event_id,
     )
 
@@ -47,12 +51,21 @@ def make_user_update(
     consents: Iterable[ConsentUpdate] = (),
     input: str = "",
 ) -> UserUpdate:
-    """Makes a user update as of `time`. Default: the service's clock."""
+    """Makes a user update as of `time`. Default: the service's clock.
+
+    Raises TypeError for an argument of another type, ValueError for a value that cannot be stored.
+    """
+    require_text(user_id=user_id, input=input)
+    if isinstance(unset, str):
+        raise wrong("unset", "names of attributes in a list", unset)
+    require_mapping("identities", identities or {})
+    for kind, identity in (identities or {}).items():
+        require_text(**{f"identities[{kind!r}]": identity})
     return UserUpdate(
         user_id=user_id,
         input=input,
-        time=None if time is None else to_timestamp(time),
-        attributes=to_attributes(attributes or {}),
+        time=None if time is None else named("time", to_timestamp, time),
+        attributes=to_attributes({} if attributes is None else attributes),
         unset_attributes=unset,
         identities=identities or {},
         consents=consents,

@@ -9,6 +9,7 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from milepost._arguments import require_mapping, shown, wrong
 from milepost.v1.value_pb2 import StringList, Value
 
 Plain = str | float | bool | datetime | Sequence[str]
@@ -47,6 +48,9 @@ def to_value(plain: Plain | Value) -> Value:
         raise TypeError(
             f"{type(plain).__name__} is no value: expected str, int, float, bool, datetime or a list of str"
         )
+    for index, element in enumerate(untyped):
+        if not isinstance(element, str):
+            raise wrong(f"[{index}]", "a str, as all elements of a list", element)
     return Value(list_value=StringList(values=plain))
 
 
@@ -66,21 +70,40 @@ def from_value(value: Value) -> str | float | bool | datetime | list[str] | None
 
 def to_attributes(attributes: Mapping[str, Plain | Value | None]) -> dict[str, Value]:
     """Converts each value into its message. None is null: it unsets an attribute of a user, and is no
-    attribute of an event.
+    attribute of an event. Errors are those of `to_value`, with the name of the attribute.
     """
-    return {key: Value() if plain is None else to_value(plain) for key, plain in attributes.items()}
+    require_mapping("attributes", attributes)
+    converted = {}
+    for key, plain in attributes.items():
+        if not isinstance(key, str):
+            raise wrong("attributes", "names that are a str", key)
+        try:
+            converted[key] = Value() if plain is None else to_value(plain)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"attributes[{key!r}]: {error}") from error
+    return converted
 
 
 def to_number(number: float) -> float:
-    """The double for a number; ValueError when an int would lose digits."""
-    double = float(number)
+    """The double for a number; ValueError when an int would lose digits, TypeError for anything else."""
+    try:
+        # Other kinds of numbers convert themselves, and so does a text, which is none.
+        double = float("" if isinstance(number, str) else number)
+    except (TypeError, ValueError):
+        raise TypeError(f"expected a number, not {shown(number)}") from None
     if double != number and isinstance(number, int):
         raise ValueError(f"{number} cannot be represented exactly as a number; send it as a string")
     return double
 
 
 def to_timestamp(moment: datetime) -> Timestamp:
-    """The message for an instant, to the microsecond; ValueError when it has no time zone."""
+    """The message for an instant, to the microsecond. Raises TypeError for anything but a datetime, and
+    ValueError when it has no time zone.
+    """
+    if not isinstance(moment, datetime):
+        raise TypeError(
+            f"expected a datetime with a time zone, not {shown(moment)}; datetime.fromisoformat reads texts"
+        )
     if moment.tzinfo is None:
         raise ValueError(f"{moment!r} has no time zone")
     seconds, microseconds = divmod((moment - _EPOCH) // _MICROSECOND, _MICROSECONDS_A_SECOND)
@@ -94,12 +117,26 @@ def to_datetime(timestamp: Timestamp) -> datetime:
 
 
 def to_duration(length: timedelta) -> Duration:
-    """The message for a duration, to the microsecond."""
+    """The message for a duration, to the microsecond; TypeError for anything but a timedelta."""
+    if not isinstance(length, timedelta):
+        raise TypeError(f"expected a timedelta, not {shown(length)}")
     message = Duration()
     message.FromTimedelta(length)
     return message
 
 
-def optional(convert: Callable[[From], To], value: From | None) -> To | None:
-    """The converted value; None stays None, which leaves a field of a message unset."""
-    return None if value is None else convert(value)
+def named(argument: str, convert: Callable[[From], To], value: From) -> To:
+    """The converted value of an argument; errors name it."""
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}: {error}") from error
+
+
+def optional(convert: Callable[[From], To], value: From | None, argument: str = "") -> To | None:
+    """The converted value; None stays None, which leaves a field of a message unset. Errors name the
+    argument.
+    """
+    if value is None:
+        return None
+    return named(argument, convert, value) if argument else convert(value)

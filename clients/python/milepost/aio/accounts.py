@@ -62,7 +62,7 @@ class AsyncAccountMethods(AsyncApiKeyMethods):
             display_name=display_name,
             active_audience_limit=active_audience_limit,
             time_zone=time_zone,
-            event_retention=optional(to_duration, event_retention),
+            event_retention=optional(to_duration, event_retention, "event_retention"),
             quotas=quotas,
         )
         account_id = names.last_id(self.account_name_of(account))
@@ -98,7 +98,7 @@ class AsyncAccountMethods(AsyncApiKeyMethods):
             display_name=display_name,
             active_audience_limit=active_audience_limit,
             time_zone=time_zone,
-            event_retention=optional(to_duration, event_retention),
+            event_retention=optional(to_duration, event_retention, "event_retention"),
             quotas=quotas,
         )
         changed = Account(name=self.account_name_of(account), etag=etag, **fields)
@@ -130,7 +130,7 @@ class AsyncAccountMethods(AsyncApiKeyMethods):
             display_name=display_name,
             active_audience_limit=active_audience_limit,
             time_zone=time_zone,
-            event_retention=optional(to_duration, event_retention),
+            event_retention=optional(to_duration, event_retention, "event_retention"),
         )
 
         async def update(mask: FieldMask) -> Account:

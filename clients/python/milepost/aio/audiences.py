@@ -12,6 +12,7 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from milepost._arguments import require_several
 from milepost._previews import in_document, preview_milestones
 from milepost.aio.base import PAGE_SIZE, AsyncClientBase, given
 from milepost.aio.local import PROGRESS_INTERVAL, READY_TIMEOUT_SECONDS, AsyncLocalChecks
@@ -112,9 +113,9 @@ class AsyncAudienceMethods(AsyncClientBase):
             **given(
                 exact=exact or None,
                 max_relative_error=max_relative_error,
-                time_budget=optional(to_duration, time_budget),
+                time_budget=optional(to_duration, time_budget, "time_budget"),
             ),
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         answer = await self.audiences.EstimateAudience(request)
@@ -129,7 +130,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         """The exact size."""
         return await self.audiences.CountAudience(
             CountAudienceRequest(
-                name=self.target_name(target), as_of=optional(to_timestamp, as_of), at_least=at_least
+                name=self.target_name(target), as_of=optional(to_timestamp, as_of, "as_of"), at_least=at_least
             )
         )
 
@@ -140,7 +141,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         return await self.audiences.CompareAudiences(
             CompareAudiencesRequest(
                 audiences=map(self.target_name, targets),
-                as_of=optional(to_timestamp, as_of),
+                as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
         )
@@ -151,7 +152,9 @@ class AsyncAudienceMethods(AsyncClientBase):
         """The exact size of each milestone of a journey, all at one instant."""
         return await self.audiences.GetJourneyFunnel(
             GetJourneyFunnelRequest(
-                name=self.journey_name(journey), as_of=optional(to_timestamp, as_of), at_least=at_least
+                name=self.journey_name(journey),
+                as_of=optional(to_timestamp, as_of, "as_of"),
+                at_least=at_least,
             )
         )
 
@@ -164,7 +167,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         request = PreviewJourneyRequest(
             parent=self.account_name,
             inputs=map(self.input_name, document.inputs),
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         paths = []
@@ -200,7 +203,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         request = CheckMembershipRequest(
             audience=self.target_name(target),
             user_id=user_id,
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         return (await self.audiences.CheckMembership(request)).member
@@ -216,13 +219,15 @@ class AsyncAudienceMethods(AsyncClientBase):
         """For each user the full names of those milestones and audiences that the user is in. At most 10,000
         pairs. Raises NotFound for one that does not exist, as `check` does.
         """
+        require_several("user_ids", user_ids)
+        require_several("targets", targets)
         asked = [self.target_name(target) for target in targets]
         answer = await self.audiences.BatchCheckMembership(
             BatchCheckMembershipRequest(
                 parent=self.account_name,
                 user_ids=user_ids,
                 audiences=asked,
-                as_of=optional(to_timestamp, as_of),
+                as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
         )
@@ -243,7 +248,7 @@ class AsyncAudienceMethods(AsyncClientBase):
             parent=self.account_name,
             user_id=user_id,
             page_size=PAGE_SIZE,
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         async for page in self.pages(self.audiences.ListUserAudiences, request):
@@ -257,7 +262,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         request = ListMembersRequest(
             parent=self.target_name(target),
             page_size=page_size,
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         async for page in self.pages(self.audiences.ListMembers, request):
@@ -269,7 +274,7 @@ class AsyncAudienceMethods(AsyncClientBase):
     ) -> AsyncIterator[str]:
         """All user ids in a milestone or an audience in one stream, evaluated at one instant."""
         request = ExportMembersRequest(
-            name=self.target_name(target), as_of=optional(to_timestamp, as_of), at_least=at_least
+            name=self.target_name(target), as_of=optional(to_timestamp, as_of, "as_of"), at_least=at_least
         )
         parts: Any = self.audiences.ExportMembers(request)
         try:
@@ -297,7 +302,8 @@ class AsyncAudienceMethods(AsyncClientBase):
         times in a row; see what it returns.
         """
         request = WatchMembershipRequest(
-            audience=self.target_name(target), progress_interval=optional(to_duration, progress_interval)
+            audience=self.target_name(target),
+            progress_interval=optional(to_duration, progress_interval, "progress_interval"),
         )
         if cursor is None:
             request.snapshot = True
@@ -320,7 +326,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         connections, at most `attempts_max` times in a row; see what it returns.
         """
         request = WatchMembershipRequest(
-            position=position, progress_interval=optional(to_duration, progress_interval)
+            position=position, progress_interval=optional(to_duration, progress_interval, "progress_interval")
         )
         names = {self.target_name(target): target for target in targets}
         return AsyncWatchTogether(self.audiences.WatchMembership, request, attempts_max, names)
@@ -357,7 +363,7 @@ class AsyncAudienceMethods(AsyncClientBase):
             ExplainMembershipRequest(
                 name=self.target_name(target),
                 user_id=user_id,
-                as_of=optional(to_timestamp, as_of),
+                as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
         )
@@ -368,7 +374,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         """The query plan of a milestone, saved or draft, with the users and the time of each step."""
         return await self.audiences.ExplainAudience(
             ExplainAudienceRequest(
-                **self._target(target), as_of=optional(to_timestamp, as_of), at_least=at_least
+                **self._target(target), as_of=optional(to_timestamp, as_of, "as_of"), at_least=at_least
             )
         )
 

@@ -86,7 +86,7 @@ class AsyncConnectionMethods(AsyncClientBase):
         request = UpdateOutputRequest(
             output=changed,
             update_mask=FieldMask(paths=paths),
-            secret_overlap=optional(to_duration, secret_overlap),
+            secret_overlap=optional(to_duration, secret_overlap, "secret_overlap"),
         )
         return (await self.connections.UpdateOutput(request)).output
 
@@ -294,7 +294,9 @@ class AsyncConnectionMethods(AsyncClientBase):
         change. Raises OutOfRange when changes since are not kept any more; its metadata has `oldest_time`.
         """
         request = ReplayConnectionRequest(
-            name=self.connection_name(connection), start_time=optional(to_timestamp, since), etag=etag
+            name=self.connection_name(connection),
+            start_time=optional(to_timestamp, since, "since"),
+            etag=etag,
         )
         return (await self.connections.ReplayConnection(request)).connection
 
@@ -320,7 +322,7 @@ class AsyncConnectionMethods(AsyncClientBase):
         request = WatchMembershipRequest(
             audience=found.audience,
             connection=found.name,
-            progress_interval=optional(to_duration, progress_interval),
+            progress_interval=optional(to_duration, progress_interval, "progress_interval"),
         )
 
         async def acknowledge(cursor: int, epoch: str) -> None:

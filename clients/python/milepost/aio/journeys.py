@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from milepost import names
 from milepost.aio.base import PAGE_SIZE, AsyncClientBase, ensured, given
+from milepost.criteria import checked
 from milepost.errors import InvalidArgument
 from milepost.normal_form import normal_form
 from milepost.v1.criteria_pb2 import Criteria
@@ -42,7 +43,7 @@ from milepost.v1.journey_service_pb2 import (
     UpdateMilestoneRequest,
     UpdateMilestoneResponse,
 )
-from milepost.values import optional, to_timestamp
+from milepost.values import named, optional, to_timestamp
 
 
 class AsyncJourneyMethods(AsyncClientBase):
@@ -177,7 +178,9 @@ class AsyncJourneyMethods(AsyncClientBase):
         at_least: str = "",
     ) -> PreviewEditResponse:
         """As `preview_apply_journey`, for other criteria of a milestone."""
-        changed = Milestone(name=self.target_name(milestone), etag=etag, criteria=criteria)
+        changed = Milestone(
+            name=self.target_name(milestone), etag=etag, criteria=checked("criteria", criteria)
+        )
         edit = UpdateMilestoneRequest(milestone=changed, update_mask=FieldMask(paths=["criteria"]))
         request = PreviewEditRequest(name=names.journey_of(changed.name), update_milestone=edit)
         return await self._previewed(request, as_of, at_least)
@@ -208,7 +211,7 @@ class AsyncJourneyMethods(AsyncClientBase):
         self, request: PreviewEditRequest, as_of: datetime | None, at_least: str
     ) -> PreviewEditResponse:
         if as_of is not None:
-            request.as_of.CopyFrom(to_timestamp(as_of))
+            request.as_of.CopyFrom(named("as_of", to_timestamp, as_of))
         request.at_least = at_least
         try:
             answer = await self.journeys.PreviewEdit(request)
@@ -281,7 +284,7 @@ class AsyncJourneyMethods(AsyncClientBase):
         """Changes what is given of a milestone; outputs get only the differences. The answer has the
         milestone and warnings about its criteria. Raises Aborted when `etag` is not the current one.
         """
-        fields = given(criteria=criteria, display_name=display_name)
+        fields = given(criteria=optional(_checked, criteria), display_name=display_name)
         changed = Milestone(name=self.target_name(milestone), etag=etag, **fields)
         request = UpdateMilestoneRequest(milestone=changed, update_mask=FieldMask(paths=fields))
         return await self.journeys.UpdateMilestone(request)
@@ -346,7 +349,7 @@ class AsyncJourneyMethods(AsyncClientBase):
             parent_milestone=self.target_name(parent_milestone) if parent_milestone else "",
             kind=MILESTONE_KIND_REMAINING_USERS if criteria is None else MILESTONE_KIND_CRITERIA,
             # The form in which the service stores criteria, so that equal ones compare equal.
-            criteria=optional(normal_form, criteria),
+            criteria=optional(normal_form, optional(_checked, criteria)),
         )
 
 
@@ -355,3 +358,7 @@ def _in_edit(field: str) -> str:
     kind, _, path = field.partition(".")
     edits = PreviewEditRequest.DESCRIPTOR.oneofs_by_name["edit"].fields
     return path if kind in [each.name for each in edits] else field
+
+
+def _checked(criteria: Criteria) -> Criteria:
+    return checked("criteria", criteria)

@@ -63,7 +63,7 @@ class AccountMethods(ApiKeyMethods):
             display_name=display_name,
             active_audience_limit=active_audience_limit,
             time_zone=time_zone,
-            event_retention=optional(to_duration, event_retention),
+            event_retention=optional(to_duration, event_retention, "event_retention"),
             quotas=quotas,
         )
         account_id = names.last_id(self.account_name_of(account))
@@ -98,7 +98,7 @@ class AccountMethods(ApiKeyMethods):
             display_name=display_name,
             active_audience_limit=active_audience_limit,
             time_zone=time_zone,
-            event_retention=optional(to_duration, event_retention),
+            event_retention=optional(to_duration, event_retention, "event_retention"),
             quotas=quotas,
         )
         changed = Account(name=self.account_name_of(account), etag=etag, **fields)
@@ -128,7 +128,7 @@ class AccountMethods(ApiKeyMethods):
             display_name=display_name,
             active_audience_limit=active_audience_limit,
             time_zone=time_zone,
-            event_retention=optional(to_duration, event_retention),
+            event_retention=optional(to_duration, event_retention, "event_retention"),
         )
 
         def update(mask: FieldMask) -> Account:

@@ -48,7 +48,7 @@ class ApiKeyMethods(ClientBase):
         created = ApiKey(
             display_name=display_name,
             scopes=scopes or ([SCOPE_OPERATOR] if operator else ()),
-            expire_time=optional(to_timestamp, expire_time),
+            expire_time=optional(to_timestamp, expire_time, "expire_time"),
             calls_per_second_max=calls_per_second_max,
             in_flight_max=in_flight_max,
         )
@@ -87,7 +87,7 @@ class ApiKeyMethods(ClientBase):
         fields = given(
             scopes=scopes,
             display_name=display_name,
-            expire_time=optional(to_timestamp, expire_time),
+            expire_time=optional(to_timestamp, expire_time, "expire_time"),
             calls_per_second_max=calls_per_second_max,
             in_flight_max=in_flight_max,
         )
@@ -102,7 +102,7 @@ class ApiKeyMethods(ClientBase):
         `overlap`, by default 24 hours; zero refuses it at once.
         """
         request = RotateApiKeyRequest(
-            name=self.api_key_name(api_key), etag=etag, overlap=optional(to_duration, overlap)
+            name=self.api_key_name(api_key), etag=etag, overlap=optional(to_duration, overlap, "overlap")
         )
         return self.accounts.RotateApiKey(request)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from milepost._arguments import require_several
 from milepost._previews import in_document, preview_milestones
 from milepost.client.base import PAGE_SIZE, ClientBase, given
 from milepost.client.local import PROGRESS_INTERVAL, READY_TIMEOUT_SECONDS, LocalChecks
@@ -110,9 +111,9 @@ class AudienceMethods(ClientBase):
             **given(
                 exact=exact or None,
                 max_relative_error=max_relative_error,
-                time_budget=optional(to_duration, time_budget),
+                time_budget=optional(to_duration, time_budget, "time_budget"),
             ),
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         answer = self.audiences.EstimateAudience(request)
@@ -127,7 +128,7 @@ class AudienceMethods(ClientBase):
         """The exact size."""
         return self.audiences.CountAudience(
             CountAudienceRequest(
-                name=self.target_name(target), as_of=optional(to_timestamp, as_of), at_least=at_least
+                name=self.target_name(target), as_of=optional(to_timestamp, as_of, "as_of"), at_least=at_least
             )
         )
 
@@ -138,7 +139,7 @@ class AudienceMethods(ClientBase):
         return self.audiences.CompareAudiences(
             CompareAudiencesRequest(
                 audiences=map(self.target_name, targets),
-                as_of=optional(to_timestamp, as_of),
+                as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
         )
@@ -149,7 +150,9 @@ class AudienceMethods(ClientBase):
         """The exact size of each milestone of a journey, all at one instant."""
         return self.audiences.GetJourneyFunnel(
             GetJourneyFunnelRequest(
-                name=self.journey_name(journey), as_of=optional(to_timestamp, as_of), at_least=at_least
+                name=self.journey_name(journey),
+                as_of=optional(to_timestamp, as_of, "as_of"),
+                at_least=at_least,
             )
         )
 
@@ -162,7 +165,7 @@ class AudienceMethods(ClientBase):
         request = PreviewJourneyRequest(
             parent=self.account_name,
             inputs=map(self.input_name, document.inputs),
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         paths = []
@@ -195,7 +198,7 @@ class AudienceMethods(ClientBase):
         request = CheckMembershipRequest(
             audience=self.target_name(target),
             user_id=user_id,
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         return self.audiences.CheckMembership(request).member
@@ -211,13 +214,15 @@ class AudienceMethods(ClientBase):
         """For each user the full names of those milestones and audiences that the user is in. At most 10,000
         pairs. Raises NotFound for one that does not exist, as `check` does.
         """
+        require_several("user_ids", user_ids)
+        require_several("targets", targets)
         asked = [self.target_name(target) for target in targets]
         answer = self.audiences.BatchCheckMembership(
             BatchCheckMembershipRequest(
                 parent=self.account_name,
                 user_ids=user_ids,
                 audiences=asked,
-                as_of=optional(to_timestamp, as_of),
+                as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
         )
@@ -238,7 +243,7 @@ class AudienceMethods(ClientBase):
             parent=self.account_name,
             user_id=user_id,
             page_size=PAGE_SIZE,
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         for page in self.pages(self.audiences.ListUserAudiences, request):
@@ -251,7 +256,7 @@ class AudienceMethods(ClientBase):
         request = ListMembersRequest(
             parent=self.target_name(target),
             page_size=page_size,
-            as_of=optional(to_timestamp, as_of),
+            as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
         for page in self.pages(self.audiences.ListMembers, request):
@@ -262,7 +267,7 @@ class AudienceMethods(ClientBase):
     ) -> Iterator[str]:
         """All user ids in a milestone or an audience in one stream, evaluated at one instant."""
         request = ExportMembersRequest(
-            name=self.target_name(target), as_of=optional(to_timestamp, as_of), at_least=at_least
+            name=self.target_name(target), as_of=optional(to_timestamp, as_of, "as_of"), at_least=at_least
         )
         parts: Any = self.audiences.ExportMembers(request)
         try:
@@ -289,7 +294,8 @@ class AudienceMethods(ClientBase):
         times in a row; see what it returns.
         """
         request = WatchMembershipRequest(
-            audience=self.target_name(target), progress_interval=optional(to_duration, progress_interval)
+            audience=self.target_name(target),
+            progress_interval=optional(to_duration, progress_interval, "progress_interval"),
         )
         if cursor is None:
             request.snapshot = True
@@ -312,7 +318,7 @@ class AudienceMethods(ClientBase):
         connections, at most `attempts_max` times in a row; see what it returns.
         """
         request = WatchMembershipRequest(
-            position=position, progress_interval=optional(to_duration, progress_interval)
+            position=position, progress_interval=optional(to_duration, progress_interval, "progress_interval")
         )
         names = {self.target_name(target): target for target in targets}
         return WatchTogether(self.audiences.WatchMembership, request, attempts_max, names)
@@ -349,7 +355,7 @@ class AudienceMethods(ClientBase):
             ExplainMembershipRequest(
                 name=self.target_name(target),
                 user_id=user_id,
-                as_of=optional(to_timestamp, as_of),
+                as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
         )
@@ -360,7 +366,7 @@ class AudienceMethods(ClientBase):
         """The query plan of a milestone, saved or draft, with the users and the time of each step."""
         return self.audiences.ExplainAudience(
             ExplainAudienceRequest(
-                **self._target(target), as_of=optional(to_timestamp, as_of), at_least=at_least
+                **self._target(target), as_of=optional(to_timestamp, as_of, "as_of"), at_least=at_least
             )
         )
 

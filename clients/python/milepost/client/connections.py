@@ -86,7 +86,7 @@ class ConnectionMethods(ClientBase):
         request = UpdateOutputRequest(
             output=changed,
             update_mask=FieldMask(paths=paths),
-            secret_overlap=optional(to_duration, secret_overlap),
+            secret_overlap=optional(to_duration, secret_overlap, "secret_overlap"),
         )
         return self.connections.UpdateOutput(request).output
 
@@ -293,7 +293,9 @@ class ConnectionMethods(ClientBase):
         change. Raises OutOfRange when changes since are not kept any more; its metadata has `oldest_time`.
         """
         request = ReplayConnectionRequest(
-            name=self.connection_name(connection), start_time=optional(to_timestamp, since), etag=etag
+            name=self.connection_name(connection),
+            start_time=optional(to_timestamp, since, "since"),
+            etag=etag,
         )
         return self.connections.ReplayConnection(request).connection
 
@@ -319,7 +321,7 @@ class ConnectionMethods(ClientBase):
         request = WatchMembershipRequest(
             audience=found.audience,
             connection=found.name,
-            progress_interval=optional(to_duration, progress_interval),
+            progress_interval=optional(to_duration, progress_interval, "progress_interval"),
         )
 
         def acknowledge(cursor: int, epoch: str) -> None:

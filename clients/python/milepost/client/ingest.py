@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from milepost._arguments import require_several
 from milepost._batches import BATCH_ROWS_MAX, Progress, Sent
 from milepost._concurrency import Items, iterate
 from milepost._importing import IMPORT_TIMEOUT_SECONDS, Imported, RowsSent
@@ -178,6 +179,7 @@ class IngestMethods(ClientBase):
         """Erases users, at most 10,000: profiles, events and memberships. `deleted` counts those that
         existed. Outputs get their exits, with the id only.
         """
+        require_several("user_ids", user_ids)
         request = DeleteUsersRequest(parent=self.account_name, user_ids=user_ids)
         return self.ingest.DeleteUsers(request)
 
