@@ -100,8 +100,12 @@ class Route(NamedTuple):
     """Whether calls are refused once the reader is stopping."""
 
 
-class Routes(grpc.GenericRpcHandler):
-    """The handlers of a reader. gRPC asks `service` for one with each call."""
+class Routes(grpc.ServerInterceptor):
+    """The handlers of a reader. gRPC asks `intercept_service` for one with each call.
+
+    `register` tells gRPC the methods. Each then has a queue of its own in gRPC, so that many calls of one do
+    not keep those of another waiting.
+    """
 
     def __init__(
         self,
@@ -131,7 +135,18 @@ class Routes(grpc.GenericRpcHandler):
             **{method: self._streamed(method, answer, answers) for method, answer in answers.streams.items()},
         }
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+    def register(self, server: grpc.Server) -> None:
+        """Tells a server the methods."""
+        services: dict[str, dict[str, Handler]] = {}
+        for path, route in self._routes.items():
+            service, _, method = path.removeprefix("/").partition("/")
+            services.setdefault(service, {})[method] = route.handler
+        for service, handlers in services.items():
+            server.add_registered_method_handlers(service, handlers)
+
+    def intercept_service(
+        self, _continuation: object, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
         """The handler of a call, or one that refuses it."""
         method = handler_call_details.method
         # A method that is not known here may be known to the writer, which says so otherwise.

@@ -61,9 +61,10 @@ class ReaderServer:
         )
         self._server = grpc.server(
             self._pools.unary,
-            handlers=[routes],
+            interceptors=[routes],
             options=(*READER_SERVER_OPTIONS, *connection_options(config)),
         )
+        routes.register(self._server)
         self._certificates = None if config.tls is None else Certificates(config.tls)
         address = f"{config.host}:{config.port}"
         try:
