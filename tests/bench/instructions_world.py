@@ -28,6 +28,7 @@ SEED = 0x5EED_0F_57072E
 
 QUESTIONS = (
     "attribute equals",
+    "attribute in a dozen",
     "attribute number between",
     "identity contains",
     "identity matches a regex",
@@ -35,9 +36,12 @@ QUESTIONS = (
     "bucket",
     "any event in 30 days (sparse)",
     "count >= 3 in 30 days (dense)",
+    "count >= 2 in 30 days (medium)",
     "count >= 10 of any name in 7 days",
     "sum in 30 days",
+    "max in 30 days",
     "count >= 2 where equals",
+    "count >= 2 in seven calendar days",
     "sequence of 3 (dense, dense, medium)",
 )
 """Names of `tests.bench.questions.forms`."""

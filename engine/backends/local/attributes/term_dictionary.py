@@ -37,11 +37,13 @@ FORGOTTEN_AT_ONCE = 64
 SAMPLED_BYTES = 1 << 16
 """Bytes, spread over a dictionary, by which the rarest byte of a literal is chosen."""
 RARE_SHARE = 16
-"""A byte is rare when it is at most one in sixteen: its places are kept, with what stands around each, in
-twelve bytes.
+"""A byte is rare when it is at most one in sixteen: its places are kept, four bytes each, and words of
+eight beside them, if there is room.
 """
 RARE_BYTES_KEPT = 2
 """Bytes whose places are kept."""
+PLACES_SHARE = 2
+"""The places and words of rare bytes take at most half as much memory as the strings."""
 
 _WORD_BYTES = 8
 _BEFORE_BYTES = (0, _WORD_BYTES - 1)
@@ -52,29 +54,35 @@ but itself.
 
 class RarePlaces(NamedTuple):
     """Where a rare byte is, and at each place a word: the byte, and the bytes before or after it. Words are
-    compared one after the other. Most would not be in the processor's caches where the strings are.
+    compared one after the other. Most would not be in the processor's caches where the strings are. None:
+    they would take too much memory.
     """
 
     places: Uint32s | Positions
     before: int
-    words: npt.NDArray[np.uint64]
+    words: npt.NDArray[np.uint64] | None
 
     @property
     def nbytes(self) -> int:
-        return self.places.nbytes + self.words.nbytes
+        return self.places.nbytes + (0 if self.words is None else self.words.nbytes)
 
     @classmethod
     def of_byte(cls, byte: int, before: int, joined: bytes, dtype: npt.DTypeLike) -> RarePlaces:
         """The places in some bytes, which end with a word of others."""
         found = np.flatnonzero(np.frombuffer(joined, np.uint8) == byte)
+        places = found.astype(dtype)
+        if places.nbytes + _WORD_BYTES * len(places) > len(joined) // PLACES_SHARE:
+            return cls(places, before, None)
         words = _words_of(joined)[np.maximum(found - before, 0)]
         for row, place in enumerate(found[:before].tolist()):
             if place < before:
                 words[row] <<= np.uint64(8 * (before - place))
-        return cls(found.astype(dtype), before, words)
+        return cls(places, before, words)
 
     def of_literal(self, literal: bytes, at: int, first: int, end: int) -> Positions:
         """Where the literal may begin, by some of the places; `at`: where the byte is in it."""
+        if self.words is None:
+            return self.places[first:end].astype(np.int64) - at
         mask = word = 0
         for number, byte in enumerate(range(at - self.before, at - self.before + _WORD_BYTES)):
             if 0 <= byte < len(literal):
@@ -302,8 +310,11 @@ class TermDictionary:
         if known is not None:
             return known
         rare = RarePlaces.of_byte(byte, before, self._joined, self._starts.dtype)
-        kept = list(self._places.items())[-(RARE_BYTES_KEPT - 1) :]
-        self._places = {**dict(kept), (byte, before): rare}
+        kept = dict(list(self._places.items())[-(RARE_BYTES_KEPT - 1) :])
+        nbytes = rare.nbytes + sum(each.nbytes for each in kept.values())
+        if nbytes > len(self._joined) // PLACES_SHARE:
+            kept = {}
+        self._places = {**kept, (byte, before): rare}
         return rare
 
     def _found_by_search(self, literal: bytes, start: int, stop: int) -> list[int]:

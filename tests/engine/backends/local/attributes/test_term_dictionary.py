@@ -162,9 +162,15 @@ def test_literals_with_and_without_a_rare_byte(literal: str) -> None:
         assert sorted(passing.users.tolist()) == expected
 
 
-def test_literals_anywhere_in_the_first_and_the_last_string(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words of rare bytes are cut off at both ends of a dictionary. Here every byte is rare enough."""
+@pytest.mark.parametrize("places_share", [1 << 30, 0.01])
+def test_literals_anywhere_in_the_first_and_the_last_string(
+    places_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words of rare bytes are cut off at both ends of a dictionary. Here every byte is rare enough, and there
+    is no room for any words, or for all.
+    """
     monkeypatch.setattr("engine.backends.local.attributes.term_dictionary.RARE_SHARE", 1)
+    monkeypatch.setattr("engine.backends.local.attributes.term_dictionary.PLACES_SHARE", places_share)
     texts = [b"0123456789abcdef", b"@abc", b"y0123456789abcdef", b"z@"]
     literals = {
         text[first:end] for text in texts for first in range(len(text)) for end in range(first + 1, 18)
@@ -176,6 +182,15 @@ def test_literals_anywhere_in_the_first_and_the_last_string(monkeypatch: pytest.
             for literal in sorted(literals | {b"@0", b"89abcdefg", b"0z"}):
                 expected = [each.decode() for each in some if literal in each]
                 assert containing(found, literal.decode()) == sorted(expected)
+
+
+def test_places_of_rare_bytes_take_half_of_the_memory_of_the_strings() -> None:
+    texts = [b"%05d@host-%05d.example" % (number, number) for number in range(3_000)]
+    found = TermDictionary(texts)
+    before = found.nbytes
+    for literal in ("@host", "0@host", ".exam", "x", "host-0", "99@", "0.example"):
+        assert containing(found, literal) == sorted(t.decode() for t in texts if literal.encode() in t)
+        assert before < found.nbytes <= before + len(b"".join(texts)) // 2 + 3_000
 
 
 def test_many_changes_have_a_dictionary_built_anew() -> None:
