@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -19,15 +18,10 @@ from service.auth.listening import CannotListen
 from service.auth.tls import Certificates
 from service.command_line import DISTRIBUTION
 from service.config import Config, ConfigError, given_settings, load, unknown_variables
-from service.interpreter import share_interpreter
+from service.interpreter import leave_out_of_collections, share_interpreter
 from service.signals import RELOAD_SIGNAL, Signals
 from service.telemetry.descriptors import raise_limit
 from service.telemetry.traces import missing_for
-
-YOUNG_OBJECTS = 10_000
-"""Objects after which the garbage collector looks at the newest. A round of many journeys makes some ten
-thousand, hardly one of them in a cycle, and with Python's default it looks at them again and again.
-"""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -80,22 +74,13 @@ def _serve(config: Config, signals: Signals) -> None:
         # A store that is being opened is opened completely, since that may take a replay or an upgrade.
         if not signals.is_stop_requested():
             application.start()
-            _leave_out_of_collections()
+            leave_out_of_collections()
             _announce(application, config)
             _wait_for_stop(application, signals)
         _logger.info("stopping")
         systemd.stopping()
     finally:
         application.stop()
-
-
-def _leave_out_of_collections() -> None:
-    """What a start has loaded stays: a collection that looked at all of it would stop every thread. Others
-    are rare.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _wait_for_stop(application: Application, signals: Signals) -> None:

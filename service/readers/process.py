@@ -19,7 +19,7 @@ from engine.backends import registry
 from engine.measures import Durations
 from engine.process_memory import POLL_SECONDS, FreedMemory, limit_arenas
 from service import logs
-from service.interpreter import share_interpreter
+from service.interpreter import leave_out_of_collections, share_interpreter
 from service.readers.messages import READY, Answered, Health, Reload, Start, Stop, receive
 from service.readers.server import ReaderServer
 from service.repeating import Repeating
@@ -117,6 +117,7 @@ def run() -> int:
     control = _Control(stream, server)
     server.start()
     control.start()
+    leave_out_of_collections()
     with suppress(BrokenPipeError):
         # Else the service has just ended, which the control notices.
         print(READY, flush=True)
