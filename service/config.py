@@ -153,7 +153,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     connection_calls_max: Annotated[
         int,
         Setting(
-            "Maximum calls at a time on one connection of a caller's, streams included. More are refused.",
+            "Maximum calls at a time on one connection of a caller's, streams included.",
             1,
             transport.CONNECTION_CALLS_MOST,
         ),

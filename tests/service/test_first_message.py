@@ -51,9 +51,10 @@ class Silent:
 
     def __init__(self, service: Serving, method: str, calls: int) -> None:
         self._let_go = threading.Event()
-        # Beside these, the connection of the service's own calls has room.
-        self._callers = [Stubs(service.address) for _ in range(0, calls, CONNECTION_CALLS_MAX)]
-        opened: list[Any] = [caller.channel.stream_stream(method) for caller in self._callers]
+        # On one connection the service takes calls in their order.
+        further = range(0, calls, CONNECTION_CALLS_MAX) if calls > CONNECTION_CALLS_MAX // 2 else ()
+        self._further = [Stubs(service.address) for _ in further]
+        opened: list[Any] = [each.channel.stream_stream(method) for each in self._further or (service,)]
         self.calls = [
             opened[number // CONNECTION_CALLS_MAX](self._nothing(), timeout=EVENTUALLY_S)
             for number in range(calls)
@@ -75,9 +76,9 @@ class Silent:
         self._let_go.set()
 
     def close(self) -> None:
-        """Ends the connections."""
-        for caller in self._callers:
-            caller.close()
+        """Ends its connections."""
+        for each in self._further:
+            each.close()
 
 
 def end_of(call: Any) -> Refusal:
@@ -140,7 +141,7 @@ def test_silent_streams_without_a_key_give_way_to_others(tmp_path: Path, method:
         most = service.application._server._pools[kind_of(method)].in_flight_max
         silent = Silent(service, method, most)
         eventually(partial(is_answered, service, method))
-        [gave_way] = eventually(lambda: [call for call in silent.calls if call.done()])
+        [gave_way] = [call for call in silent.calls if call.done()]
         end = end_of(gave_way)
         assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
         assert "while others called" in end.message
