@@ -28,9 +28,9 @@ JOBS_MAX = 4
 READERS_MAX = 64
 READER_THREADS = 64
 """Threads of a reader for calls with one answer: most of them wait for the writer."""
-CONNECTION_CALLS_MAX = 100
-"""Calls at a time on one connection. gRPC refuses more before they cost the service anything, so that callers
-who open and reset calls without end do not keep out the others. With 200 they do.
+CONNECTION_CALLS_MAX = 1_000
+"""Calls at a time on one connection. gRPC refuses more before they cost the service anything. With 100 it
+refuses most of what callers open and reset without end, but also some calls of a client with more than 50.
 """
 CONNECTION_CALLS_MOST = (1 << 31) - 1
 """The largest number that gRPC takes."""

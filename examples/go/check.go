@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	// A connection carries 100 calls at a time: for more than 50, dial more than once.
+	// A connection carries 1,000 calls at a time: for more than 500, dial more than once.
 	connection, err := grpc.Dial(os.Args[1], grpc.WithInsecure())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

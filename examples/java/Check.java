@@ -14,7 +14,7 @@ public final class Check {
             Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
     public static void main(String[] arguments) throws InterruptedException {
-        // A connection carries 100 calls at a time: for more than 50, make more than one channel.
+        // A connection carries 1,000 calls at a time: for more than 500, make more than one channel.
         ManagedChannel channel = ManagedChannelBuilder.forTarget(arguments[0]).usePlaintext().build();
         Metadata headers = new Metadata();
         String key = System.getenv("MILEPOST_API_KEY");

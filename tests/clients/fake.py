@@ -62,7 +62,7 @@ class Refusal(Exception):
         if violations:
             fields = [
                 error_details_pb2.BadRequest.FieldViolation(
-                    **dict(zip(("field", "description", "reason"), each, strict=False))
+                    field=each[0], description=each[1], reason="".join(each[2:])
                 )
                 for each in violations
             ]

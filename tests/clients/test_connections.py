@@ -15,12 +15,12 @@ from milepost.criteria import attribute
 from milepost.outputs import WatchOutput
 from milepost.v1.account_service_pb2 import GetAccountRequest
 from milepost.v1.audience_service_pb2 import SnapshotEnd
-from service.limits import CONNECTION_CALLS_MAX
 from tests.clients.bridge import async_client
 from tests.clients.methods.conftest import Kind
 from tests.harness import Serving, eventually, serving
 
-WATCHES = CONNECTION_CALLS_MAX + CALLS_MAX // 2
+CONNECTION_CALLS = 2 * CALLS_MAX
+WATCHES = CONNECTION_CALLS + CALLS_MAX // 2
 ACCOUNT = "acme"
 
 
@@ -33,7 +33,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Serving]:
     """A service with an audience that is watched."""
-    with serving(tmp_path / "store", access_log="none") as made:
+    with serving(tmp_path / "store", access_log="none", connection_calls_max=CONNECTION_CALLS) as made:
         with Client(made.address, account=ACCOUNT) as client:
             client.ensure_account()
             client.ensure_input("shop", "web")

@@ -294,4 +294,4 @@ def test_conditions_and_criteria_cannot_be_combined() -> None:
 
 def test_python_comparison_is_not_a_criterion() -> None:
     with pytest.raises(TypeError):
-        all_of(event("buy").count() == 0)  # type: ignore[call-overload,comparison-overlap]
+        all_of(event("buy").count() == 0)  # type: ignore[call-overload]

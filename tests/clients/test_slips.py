@@ -1,3 +1,4 @@
+# mypy: disable-error-code="arg-type,dict-item,list-item,operator,type-var"
 """Natural slips with the Python client: each error names the argument, what came and what is expected."""
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.clients.fake import Fake, serving
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 slip: Any = None
-"""A value of a type that mypy would refuse."""
+"""`slip or value`: a value of a wrong type."""
 
 DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: make_event(slip or 5, "buy", NOW), "user_id: expected a str, not int 5"),
@@ -82,12 +83,7 @@ UNFINISHED: list[tuple[Callable[[], object], str]] = [
     (lambda: event("buy").count() > (slip or "3"), "expected a number, not str '3'"),
 ]
 PYTHON: list[tuple[Callable[[], object], str]] = [
-    (lambda: 10 < event("buy").count() < 20, "use .between(low, high) for `low <= value <= high`"),
-    (lambda: 10 < event_attribute("price") < 20, "use .between(low, high)"),
-    (lambda: event("a").happened() and event("b").happened(), "use all_of(a, b)"),
-    (lambda: event("a").happened() or event("b").happened(), "any_of(a, b)"),
     (lambda: event("a") and event("b"), "Events is not a criterion yet"),
-    (lambda: not event("a").happened(), "not_(a)"),
     (lambda: not attribute("tier"), "not_(a)"),
     (lambda: attribute("tier") == "gold", "Attribute has no `==`: use .equals('gold')"),
     (lambda: attribute("tier") != "gold", "Attribute has no `!=`: use not_(….equals('gold'))"),
@@ -113,8 +109,6 @@ def test_messages_stay_messages() -> None:
     assert one in [same]
     assert Criteria.FromString(one.SerializeToString()) == same
     assert (event("buy").count() >= 3).event.test.greater_or_equal == 3
-    with pytest.raises(TypeError):
-        bool(Criteria())
 
 
 def test_a_call_with_a_slip_is_not_made() -> None:

@@ -33,6 +33,8 @@ MEMORY_BYTES_MAX = 100 << 20
 """What they may add to the memory of the service."""
 LOG_BYTES_MAX = 1 << 16
 """What they may add to the log: a line for each would be a hundred times as much."""
+FEW_CALLS = 100
+"""The limit for a service that callers can reach who are not trusted."""
 WATCHERS = 8
 HOST = "127.0.0.1"
 
@@ -62,9 +64,10 @@ def service_process(directory: Path, readers: int) -> Iterator[tuple[int, int]]:
     """A service in a process of its own: process id and port. It logs to the file `log`."""
     file = directory / "port"
     where = ("--port=0", "--port-file", str(file), "--data-dir", str(directory / "store"))
+    limits = (f"--readers={readers}", f"--connection-calls-max={FEW_CALLS}")
     with (
         (directory / "log").open("w") as log,
-        Popen([*service_command(), *where, f"--readers={readers}"], stdout=DEVNULL, stderr=log) as child,
+        Popen([*service_command(), *where, *limits], stdout=DEVNULL, stderr=log) as child,
     ):
         try:
             yield child.pid, int(eventually(lambda: file.exists() and file.read_text().strip()))

@@ -13,8 +13,9 @@
 Every builder returns a plain message that can be stored, compared, and printed as proto3 JSON. The service
 alone decides what criteria mean and which are valid.
 
-Python's `and`, `or`, `not` and chains like `10 < n < 20` cannot be read as criteria: they raise TypeError,
-which says what to write. So does the truth of a criterion; compare with None instead.
+Python's `and`, `or` and `not` do not combine criteria, and `10 < n < 20` is `n < 20` alone: use `all_of`,
+`any_of`, `not_` and `between`. What is not a criterion yet, such as an attribute or a count, raises TypeError
+when it is used like that, and says what to write.
 """
 
 from __future__ import annotations
@@ -57,17 +58,6 @@ __all__ = [
 ]
 
 _COMBINE = "use all_of(a, b), any_of(a, b) and not_(a) for `and`, `or` and `not`"
-_BETWEEN = "use .between(low, high) for `low <= value <= high`, or all_of(value > low, value < high)"
-
-
-def _no_truth(self: object) -> bool:
-    raise TypeError(f"a criterion is true or false for each user, not in Python: {_COMBINE}; {_BETWEEN}")
-
-
-# `a and b` and `10 < n < 20` ask Python for the truth of a criterion. That of a message is always True, so
-# they would silently give the last part alone. Messages cannot have subclasses: their classes get the method.
-for _message in (Criteria, EventCondition):
-    _message.__bool__ = _no_truth  # type: ignore[attr-defined]
 
 
 class _Unfinished:

@@ -86,11 +86,14 @@ def to_attributes(attributes: Mapping[str, Plain | Value | None]) -> dict[str, V
 
 def to_number(number: float) -> float:
     """The double for a number; ValueError when an int would lose digits, TypeError for anything else."""
+    given: object = number
     try:
-        # Other kinds of numbers convert themselves, and so does a text, which is none.
-        double = float("" if isinstance(number, str) else number)
+        # Other kinds of numbers convert themselves.
+        double = float(number)
     except (TypeError, ValueError):
         raise TypeError(f"expected a number, not {shown(number)}") from None
+    if isinstance(given, str):
+        raise TypeError(f"expected a number, not {shown(number)}")
     if double != number and isinstance(number, int):
         raise ValueError(f"{number} cannot be represented exactly as a number; send it as a string")
     return double
