@@ -32,6 +32,8 @@ def decoded(array: pa.Array) -> pa.Array:
         size_bytes = _decoded_bytes(array)
         if size_bytes > IMPORT_BATCH_BYTES_MAX:
             raise too_large(size_bytes, IMPORT_BATCH_BYTES_MAX)
+        # Arrow cannot repeat views.
+        array = pa.DictionaryArray.from_arrays(array.indices, without_views(array.dictionary))
         array = array.dictionary_decode()
     return without_views(array)
 
@@ -102,6 +104,7 @@ def text_column(name: str, array: pa.Array, default: str = "") -> TextColumn:
 
     Raises InvalidInput when the type is neither.
     """
+    array = without_views(array)
     value_type = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     if pa.types.is_null(value_type):
         return TextColumn.same(default, len(array))

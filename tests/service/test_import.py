@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -72,6 +73,42 @@ def refusal_of_import(service: Serving, sent: Iterator[pb.ImportEventsRequest]) 
 
 
 # --- rows ---
+
+TYPES = (
+    *(pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.decimal128(20, 2)),
+    *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary_view(), pa.binary(4)),
+    *(pa.date32(), pa.date64(), pa.time32("s"), pa.time64("ns"), pa.timestamp("ns"), pa.duration("s")),
+    *(pa.list_(pa.string()), pa.list_(pa.string_view()), pa.list_view(pa.string()), pa.list_(pa.int32())),
+    *(pa.struct([("a", pa.int8())]), pa.map_(pa.string(), pa.string()), pa.month_day_nano_interval()),
+    *(pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int8(), pa.string_view())),
+    *(pa.dictionary(pa.int8(), pa.binary()), pa.dictionary(pa.int8(), pa.int64())),
+    *(pa.run_end_encoded(pa.int32(), pa.string()), pa.uuid(), pa.json_(), pa.bool8()),
+    pa.sparse_union([pa.field("a", pa.int8()), pa.field("b", pa.string_view())]),
+    pa.dense_union([pa.field("a", pa.binary()), pa.field("b", pa.string())]),
+)
+
+
+@pytest.mark.parametrize("column", ["user_id", "name", "time", "attribute"])
+def test_every_type_of_a_column_is_taken_or_refused_by_its_name(service: Serving, column: str) -> None:
+    refused_types = 0
+    for type_ in TYPES:
+        stream = arrow_bytes(batch("ann", **{column: pa.nulls(1, type_)}))
+        try:
+            run_import(service, stream)
+        except grpc.RpcError as error:
+            refusal = read_refusal(error)
+            refused_types += 1
+            assert list(refusal.violations) == [f"arrow[{column!r}]"], type_
+            assert re.search("has the type .*; it must be ", refusal.message), type_
+    assert 0 < refused_types < len(TYPES)
+
+
+@pytest.mark.parametrize("type_", [pa.string_view(), pa.dictionary(pa.int8(), pa.string_view())])
+def test_views_of_texts_are_read_in_every_column(service: Serving, type_: Any) -> None:
+    columns = {"user_id": "ann", "name": "buy", "time": "2024-01-01T00:00:00Z", "tier": "gold"}
+    viewed = {name: pa.array([text, text]).cast(type_) for name, text in columns.items()}
+    made = run_import(service, arrow_bytes(batch("ann", "bob", **viewed)))
+    assert (made.accepted, made.rejected) == (2, 0)
 
 
 def test_rejected_row_does_not_affect_other_rows(service: Serving) -> None:
