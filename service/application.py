@@ -22,6 +22,7 @@ from service.config import Config
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.retry import RetryPolicy
 from service.delivery.sinks.file import check_output_dir
+from service.directories import check_data_dir
 from service.readers.front import Front
 from service.readers.shared_port import WriterSocket
 from service.readers.supervisor import measures_of
@@ -63,6 +64,8 @@ class Application:
         self._stopped = False
         self._config = config
         began = time.monotonic()
+        if config.directory is not None:
+            check_data_dir(config.directory)
         if config.backup_dir is not None:
             check_backup_dir(config.backup_dir)
         if config.output_dir is not None:

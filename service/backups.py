@@ -19,6 +19,7 @@ from engine.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidInp
 from engine.resources.names import Resource, check_name, chosen_or_made_id, is_id
 from engine.resources.paging import Page, Pages
 from engine.values import Micros
+from service.directories import reason_of
 
 UNFINISHED_PREFIX = ".unfinished-"
 DIRECTORY_MODE = 0o700
@@ -186,8 +187,8 @@ def _unfinished_in(backup_dir: Path) -> Iterator[Path]:
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=backup_dir))
     except OSError as error:
         raise FailedPrecondition(
-            f"the backup directory {backup_dir} cannot be written to: {error.strerror}; choose another with "
-            "--backup-dir",
+            f"the backup directory {backup_dir} cannot be written to: {reason_of(error)}; choose another"
+            " with --backup-dir",
             reason="BACKUP_DIRECTORY_UNUSABLE",
         ) from error
     try:

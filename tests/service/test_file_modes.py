@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -83,6 +84,19 @@ def test_unusable_output_directory_is_refused_at_the_start(tmp_path: Path, a_fil
     assert refusal.value.message.startswith(f"the output directory {unusable} cannot be written to: ")
     assert refusal.value.message.endswith("choose another with --output-dir")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("setting", ["data_dir", "backup_dir", "output_dir"])
+def test_a_file_in_the_place_of_a_directory_is_named_with_the_setting(
+    tmp_path: Path, a_file: Path, setting: str
+) -> None:
+    for path, reason in ((a_file, "it is a file"), (a_file / "below", "a part of its path is a file")):
+        settings: dict[str, Any] = {"data_dir": tmp_path / "store", setting: path}
+        with pytest.raises(FailedPrecondition) as refusal:
+            Application(Config(port=0, **settings))
+        flag = "--" + setting.replace("_", "-")
+        assert f"{path} cannot be" in refusal.value.message
+        assert refusal.value.message.endswith(f": {reason}; choose another with {flag}")
 
 
 def test_backup_directory_that_becomes_unusable(tmp_path: Path) -> None:

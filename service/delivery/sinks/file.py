@@ -35,6 +35,7 @@ from service.delivery.sinks.finished_files import (
     sync_directory,
 )
 from service.delivery.sinks.sink import NEVER, Event, SinkError, Surroundings
+from service.directories import reason_of
 
 TAIL_BYTES_MAX = 4 * 1024 * 1024
 """Bytes read back for ids: more than the largest batch, whose cursor may be missing."""
@@ -66,8 +67,8 @@ def check_output_dir(output_dir: Path) -> None:
             pass
     except OSError as error:
         raise FailedPrecondition(
-            f"the output directory {output_dir} cannot be written to: {error.strerror}; choose another with "
-            "--output-dir"
+            f"the output directory {output_dir} cannot be written to: {reason_of(error)}; choose another"
+            " with --output-dir"
         ) from error
 
 
