@@ -27,7 +27,20 @@ _AROUND_PROBLEM = re.compile(
 _EMPTY_FOR_A_MESSAGE = re.compile(rb'(?:^|[:,\[])\s*(?:\[\s*\]|"")')
 _OWN_FORM = "google.protobuf."
 """Messages of this package have JSON forms of their own: times, durations, masks."""
+FOUND_CHARACTERS_MAX = 40
+DIGITS_MAX = 400
+"""Longer whole numbers fit no field, and Python takes long to read them."""
+
+
+class _LongNumber:
+    """A whole number of more digits than any field has."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 _JSON_KINDS: dict[type, str] = {
+    _LongNumber: "a number",
     type(None): "null",
     bool: "a boolean",
     int: "a number",
@@ -35,6 +48,22 @@ _JSON_KINDS: dict[type, str] = {
     str: "a string",
     list: "a list",
     dict: "an object",
+}
+
+_SCALARS = {
+    FieldDescriptor.CPPTYPE_STRING: "a string of Unicode characters",
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+    FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    FieldDescriptor.CPPTYPE_INT32: f"a whole number from {-(2**31)} to {2**31 - 1}",
+    FieldDescriptor.CPPTYPE_UINT32: f"a whole number from 0 to {2**32 - 1}",
+    FieldDescriptor.CPPTYPE_INT64: f"a whole number from {-(2**63)} to {2**63 - 1}",
+    FieldDescriptor.CPPTYPE_UINT64: f"a whole number from 0 to {2**64 - 1}",
+}
+_OWN_FORMS = {
+    "google.protobuf.Timestamp": 'a time such as "2026-01-31T12:00:00Z"',
+    "google.protobuf.Duration": 'a duration such as "1.5s"',
+    "google.protobuf.FieldMask": "one string with the names of fields, separated by commas",
 }
 
 _PARSE_ERRORS = (json_format.ParseError, ValueError, TypeError, AttributeError)
@@ -66,7 +95,7 @@ class Fault(Exception):
 
 def _first_fault(data: bytes, kind: Any) -> Violation | None:
     try:
-        tree = json.loads(data)
+        tree = json.loads(data, parse_int=_whole_number)
     except ValueError as error:
         return Violation(_REQUEST, _shown(f"is not JSON: {error}"))
     return next(_in_message(tree, kind, ""), None)
@@ -120,8 +149,38 @@ def _in_value(value: Any, field: FieldDescriptor, path: str) -> Iterator[Violati
     try:
         json_format.ParseDict({field.json_name: [value] if field.is_repeated else value}, alone)
     except _PARSE_ERRORS as error:
+        wanted = _wanted(field)
+        if wanted is not None:
+            yield Violation(path, _shown(f"must be {wanted}, not {_found(value)}"))
+            return
         found = _AROUND_PROBLEM.match(str(error))
         yield Violation(path, _shown(found["problem"] if found else str(error)))
+
+
+def _whole_number(text: str) -> int | _LongNumber:
+    return int(text) if len(text) <= DIGITS_MAX else _LongNumber(text)
+
+
+def _wanted(field: FieldDescriptor) -> str | None:
+    """What a field takes; None where only json_format can say."""
+    if field.message_type is not None:
+        return _OWN_FORMS.get(field.message_type.full_name)
+    if field.enum_type is not None:
+        names = [value.name for value in field.enum_type.values]
+        more = "" if len(names) <= FIELDS_SHOWN_MAX else f" and {len(names) - FIELDS_SHOWN_MAX} more"
+        return f"one of {', '.join(names[:FIELDS_SHOWN_MAX])}{more}"
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return "a string in base64"
+    return _SCALARS[field.cpp_type]
+
+
+def _found(value: Any) -> str:
+    """The value, cut, with its kind unless it shows that itself."""
+    if value is None or isinstance(value, list | dict):
+        return _JSON_KINDS[type(value)]
+    text = value.text if isinstance(value, _LongNumber) else json.dumps(value)
+    shown = text if len(text) <= FOUND_CHARACTERS_MAX else f"{text[:FOUND_CHARACTERS_MAX]}…"
+    return f"the string {shown}" if isinstance(value, str) else shown
 
 
 def _inside(path: str, name: str) -> str:

@@ -264,7 +264,7 @@ def test_reads_are_called_with_post_or_get_and_writes_with_post(service: Serving
     ("body", "field", "description"),
     [
         ({"nme": "x"}, "nme", "is not a field of this message: the fields are name"),
-        ({"name": 7}, "name", "expected string or bytes-like object, got 'int'"),
+        ({"name": 7}, "name", "must be a string of Unicode characters, not 7"),
         (None, "request", "must be an object, not null"),
         (0, "request", "must be an object, not a number"),
         ([], "request", "must be an object, not a list"),

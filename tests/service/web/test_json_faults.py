@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.web.endpoints import methods
 from service.web.json_faults import Fault, parse
 
 LEVELS_MAX = 5
+PROBLEM = re.compile(r"^must be .*, not .|^is not a field of this message: ")
 VALUES: list[Any] = [0, 1.5, "", "x", True, [], [[]], {}, {"nothing": 1}, [None], [{"nothing": 1}]]
 
 
@@ -72,12 +74,54 @@ def test_a_value_of_the_wrong_kind_is_refused_by_the_name_of_its_field(path: str
             if found is not None:
                 faulty += 1
                 assert found.field == written or found.field.startswith((f"{written}[", f"{written}.")), data
-                assert found.description
+                assert PROBLEM.search(found.description), found
             else:
                 # Taken: it is what the field has.
                 json_format.ParseDict(json.loads(data), message)
                 assert_fits(value, way[-1])
     assert faulty or not list(request.fields)
+
+
+@pytest.mark.parametrize(
+    ("method", "tree", "field", "problem"),
+    [
+        (
+            "AccountService/CreateAccount",
+            {"accountId": 5},
+            "account_id",
+            "must be a string of Unicode characters, not 5",
+        ),
+        (
+            "AccountService/ListAccounts",
+            {"pageSize": 10**12},
+            "page_size",
+            "must be a whole number from -2147483648 to 2147483647, not 1000000000000",
+        ),
+        (
+            "IngestService/IngestEvents",
+            {"events": [{"userId": "a"}, {"time": "yesterday" * 9}]},
+            "events[1].time",
+            'must be a time such as "2026-01-31T12:00:00Z", not the string '
+            '"yesterdayyesterdayyesterdayyesterdayyes…',
+        ),
+    ],
+)
+def test_a_refusal_says_what_was_found_and_what_is_expected(
+    method: str, tree: Any, field: str, problem: str
+) -> None:
+    request = message_factory.GetMessageClass(methods()[f"/milepost.v1.{method}"].input_type)()
+    assert fault_of(json.dumps(tree).encode(), request) == Violation(field, problem)
+
+
+@pytest.mark.parametrize("name", ["accountId", "pageSize"])
+def test_a_number_of_thousands_of_digits_is_refused_by_the_name_of_its_field(name: str) -> None:
+    method = "CreateAccount" if name == "accountId" else "ListAccounts"
+    kind = methods()[f"/milepost.v1.AccountService/{method}"].input_type
+    data = f'{{"{name}": {"9" * 5_000}}}'.encode()
+    found = fault_of(data, message_factory.GetMessageClass(kind)())
+    assert found is not None
+    assert found.field == written_name(kind.fields_by_camelcase_name[name])
+    assert found.description.endswith(f", not {'9' * 40}…")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"null", b"0", b"[]", b'""', b"[{}]", b'"name"', b"\xff"])
