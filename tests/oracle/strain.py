@@ -67,7 +67,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "_PAIR_MAX": (0, 8),
         "FLAGS_PER_PAIR_MAX": (0, 1_000),
     },
-    "engine.backends.local.events.select": {"PROBE_COST": (0, 1_000), "STRETCHES_BITS": (0, 2)},
+    "engine.backends.local.events.select": {"PROBE_COST": (0, 1_000), "FEW_TIMES_MAX": (0, 2)},
     "engine.backends.local.events.sequence": {"_KEY_MAX": (0,)},
     "engine.backends.local.events.joined_rows": {"ROWS_PER_VALUE_MIN": (0, 1 << 20)},
     "engine.backends.local.events.columns": {"COMPARED_CODES_MAX": (0, 1)},

@@ -78,7 +78,7 @@ def few_passing(parts: Sequence[Part], step: ResolvedEventMatch, check: Callable
     if others or sum(part.record.rows for part in few) > FEW_JOINED_ROWS_MAX:
         return None
     time = step.selection.time
-    users = np.sort(np.concatenate(RowsByTime.of_parts(few, check).users_between(time.start, time.end)))
+    users = np.sort(RowsByTime.of_parts(few, check).users_between(time.start, time.end))
     starts = runs(users)
     return bitmap_of(users[starts[:-1]][in_intervals(np.diff(starts), step.intervals)])
 
@@ -202,12 +202,9 @@ def _add_ordered(
     if not ordered:
         return others
     time = step.selection.time
-    found = [
-        users
-        for some in ordered
-        for users in RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end)
-    ]
-    users = np.concatenate(found)
+    users = np.concatenate(
+        [RowsByTime.of_parts(some, universe.check).users_between(time.start, time.end) for some in ordered]
+    )
     universe.looked_at += len(users)
     apply_at(np.add, counts, users, 1)
     taken = {id(part) for some in ordered for part in some}
