@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +127,38 @@ def test_files_that_cannot_be_used_are_named(site: Site) -> None:
     )
     missing = run(site, "account", "list", "--tls-ca", site.file("none"))
     assert (missing.exit_code, missing.stderr) == (2, f"milepost: there is no file {site.file('none')}\n")
+
+
+def test_the_wrong_way_to_reach_a_service_that_runs_has_words_of_its_own(site: Site, tmp_path: Path) -> None:
+    def said(target: str, *options: str | Path) -> str:
+        result = CliRunner().invoke(app, ["account", "list", "--target", target, *map(str, options)])
+        assert result.exit_code == 1
+        return result.stderr.splitlines()[-1]
+
+    # 1. It encrypts, or asks for a certificate, and the caller does not.
+    assert "it may encrypt (--tls, --tls-ca)" in said(site.address)
+    assert "or ask for a certificate (--tls-cert, --tls-key)" in said(
+        site.address, "--tls-ca", site.file("ca")
+    )
+    assert "--tls-ca names a CA's file" in said(site.address, "--tls-ca", site.file("other"))
+    # 2. It does not encrypt, or does not speak gRPC.
+    with serving(tmp_path / "store", access_log="none", http_port=0) as plain:
+        assert "leave out --tls and its files" in said(plain.address, "--tls")
+        assert "is it --http-port of the service?" in said(f"{plain.application.http_address}")
+    # 3. Nothing is there.
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        assert "is the service running?" in said(f"{HOST}:{free.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("target", ["http://localhost:7443", "https://localhost:7443/"])
+def test_a_url_is_no_address(target: str) -> None:
+    result = CliRunner().invoke(app, ["account", "list", "--target", target])
+    assert result.exit_code == 2
+    scheme = target.partition(":")[0]
+    assert f"the address of a service is localhost:7443, without {scheme}://" in result.stderr
+    assert ("--tls encrypts" in result.stderr) is (scheme == "https")
+    with pytest.raises(ValueError, match="the address of a service is localhost:7443"):
+        Client(target)
+    with pytest.raises(ValueError, match="the address of a service is localhost:7443"):
+        AsyncClient(target)

@@ -33,6 +33,14 @@ def service_config() -> str:
     return files("milepost").joinpath(SERVICE_CONFIG_FILE).read_text(encoding="utf-8")
 
 
+def fault_of_target(target: str) -> str:
+    """What is wrong with an address; empty when nothing is."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return ""
+    return f"the address of a service is {rest.rstrip('/') or 'HOST:PORT'}, without {scheme}://"
+
+
 @dataclass(frozen=True)
 class ChannelOptions:
     """Where a service is, and how to connect to it."""
@@ -42,6 +50,11 @@ class ChannelOptions:
     """TLS; None = plain text."""
     options: Sequence[tuple[str, Any]] = ()
     """gRPC's channel arguments. They override those of the client."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a URL: gRPC would look for a host of that name."""
+        if fault := fault_of_target(self.target):
+            raise ValueError(fault)
 
     def arguments(self) -> list[tuple[str, Any]]:
         """The channel arguments: retry policy, keepalive and the caller's."""

@@ -99,6 +99,9 @@ class InvalidArgument(MilepostError):
 class NotFound(MilepostError):
     """No such resource; `metadata["resource"]` is its name."""
 
+    near = ""
+    """The name of one that exists and may have been meant; the command line looks for it."""
+
 
 class AlreadyExists(MilepostError):
     """The id is already taken."""

@@ -95,6 +95,17 @@ def operator_key(api_key_id: str) -> str:
     return f"apiKeys/{api_key_id}"
 
 
+def collection(name: str) -> str:
+    """The collection that a name is of: `journeys` of `accounts/{a}/journeys/{j}`."""
+    return name.rpartition("/")[0].rpartition("/")[2]
+
+
+def short(name: str) -> str:
+    """A name as people write it: `{j}/{m}` of a milestone, `{w}/{i}` of an input, the id of anything else."""
+    shortened = short_milestone(short_input(name))
+    return last_id(name) if shortened == name else shortened
+
+
 def last_id(name: str) -> str:
     """The id at the end of a name."""
     return name.rpartition("/")[2]

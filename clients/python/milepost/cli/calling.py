@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from milepost import names
-from milepost._channel import API_KEY_VARIABLE
-from milepost._existing import no_account
+from milepost._channel import API_KEY_VARIABLE, fault_of_target
+from milepost._existing import nearest_resource, no_account
 from milepost.cli.defaults import ACCOUNT_VARIABLE, DEFAULT_ACCOUNT
 from milepost.cli.ways_on import creates_account, way_on
 from milepost.client import DEFAULT_TARGET, Client
@@ -100,11 +100,15 @@ class ServiceOptions:
         """
         if not names.is_id(names.last_id(account)):
             _refuse(f"the account's id {names.ID_RULE}, not {account!r}")
+        if fault := fault_of_target(self.target):
+            tls = "; --tls encrypts" if self.target.lower().startswith("https") else ""
+            _refuse(f"--target: {fault}{tls}")
         with Client(self.target, account=account, api_key=self.api_key, tls=self._tls()) as client:
             try:
                 yield client
             except NotFound as error:
                 if _has_account(client):
+                    error.near = nearest_resource(client, error.metadata.get("resource", ""))
                     raise
                 print(f"milepost: {no_account(client)} {creates_account(client.account_id)}", file=sys.stderr)
                 raise typer.Exit(1) from error

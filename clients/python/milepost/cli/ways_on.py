@@ -50,14 +50,34 @@ _HINTS = {
 }
 """By reason, what to do."""
 
+_NO_CONNECTION = "failed to connect"
+_UNREACHED = (
+    (
+        "Failed parsing HTTP/2",
+        "that port answers, but not with gRPC: is it --http-port of the service? --target takes that of gRPC",
+    ),
+    ("WRONG_VERSION_NUMBER", "that port does not encrypt: leave out --tls and its files"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "its certificate is of a CA that is not trusted here, or of another host: --tls-ca names a CA's file",
+    ),
+    (
+        "Socket closed",
+        "the service closed the connection: it may encrypt (--tls, --tls-ca), or ask for a certificate"
+        " (--tls-cert, --tls-key)",
+    ),
+    ("Domain name not found", "no host has that name: --target is HOST:PORT"),
+)
+"""What gRPC says of a connection that it did not get, and what to do."""
+
 
 def way_on(error: MilepostError) -> str:
     """What to do after an error; empty when there is nothing to say."""
     if isinstance(error, Unavailable) and not error.reason:
         # A running service gives a reason.
-        return "is the service running? `milepost serve` starts one"
+        return _unreached(error.message)
     if isinstance(error, NotFound):
-        return _missing(error.metadata.get("resource", ""))
+        return _missing(error.metadata.get("resource", ""), error.near)
     if isinstance(error, AlreadyExists):
         return _existing(error.metadata.get("resource", ""))
     if error.reason == "CONNECTION_STATE" and "audience" in error.metadata:
@@ -75,6 +95,15 @@ def way_on(error: MilepostError) -> str:
 def creates_account(account_id: str) -> str:
     """The command that creates an account."""
     return f"`milepost account create {account_id}` creates it"
+
+
+def _unreached(message: str) -> str:
+    """What to do when there is no connection."""
+    found = [hint for said, hint in _UNREACHED if said in message]
+    has_been_connected = "Socket closed" in message and _NO_CONNECTION not in message
+    if found and not has_been_connected:
+        return found[0]
+    return "is the service running? `milepost serve` starts one"
 
 
 def _existing(name: str) -> str:
@@ -98,15 +127,17 @@ def _whose(ids: dict[str, str]) -> str:
     return account_option(ids["accounts"]) if "accounts" in ids else " --operator"
 
 
-def _missing(name: str) -> str:
-    """The commands for a resource that does not exist."""
-    collection, ids = _parts(name)
+def _missing(name: str, near: str) -> str:
+    """The commands for a resource that does not exist. `near` is one that may have been meant."""
+    collection, ids = _parts(near or name)
     if collection == "accounts":
         return creates_account(ids["accounts"])
     if collection not in LISTING:
         return ""
     option = _whose(ids)
     said = [f"`milepost {LISTING[collection].format(**ids)}{option}` lists what there is"]
+    if near:
+        return f"did you mean {names.short(near)}? {said[0]}"
     if collection in CREATING:
         command = CREATING[collection].format(id=names.last_id(name), **ids)
         said.insert(0, f"`milepost {command}{option}` creates it")
