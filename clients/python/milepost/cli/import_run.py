@@ -18,15 +18,24 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from milepost.cli.calling import EXIT_USAGE
 from milepost.cli.import_progress import looking, shown
 from milepost.cli.import_summary import doubts, file_summary, grand_total, kinds
 from milepost.cli.text import counted, number, printable
 from milepost.client import Client
-from milepost.errors import InvalidArgument, MilepostError
+from milepost.errors import (
+    InvalidArgument,
+    MilepostError,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unimplemented,
+)
 from milepost.importing import (
     CannotBegin,
     CannotImport,
     CannotResume,
+    CannotUse,
     FileImported,
     Format,
     Settings,
@@ -46,6 +55,8 @@ EXIT_STOPPED = 130
 """By Ctrl-C or SIGTERM."""
 
 _ARGUMENTS = "milepost.arguments"
+_LASTING = (NotFound, PermissionDenied, Unauthenticated, Unimplemented)
+"""Refusals that a repetition meets again."""
 
 ImportFile = Callable[..., FileImported]
 
@@ -125,8 +136,12 @@ class ImportRun:
             return EXIT_STOPPED
         except CannotBegin as error:
             _tell(str(error))
-            return EXIT_FAILED
-        except MilepostError:
+            return EXIT_USAGE if isinstance(error, CannotUse) else EXIT_FAILED
+        except MilepostError as error:
+            if isinstance(error, _LASTING) and not self._has_begun():
+                # The same command would fail again, and there is nothing to continue.
+                _tell("nothing was imported")
+                raise
             self._total()
             _tell(f"interrupted: {self._where(at)}\ncontinue with\n  {self._called_again()}")
             raise
@@ -234,8 +249,11 @@ class ImportRun:
 
     def _called_again(self) -> str:
         # Once this run has imported rows, the next one must not start over.
-        begun = any(each.rows for each in self._imported) or self._standing.rows_acknowledged
-        return called_again(self._context, dropped=(FROM_START, FORCE) if begun else ())
+        return called_again(self._context, dropped=(FROM_START, FORCE) if self._has_begun() else ())
+
+    def _has_begun(self) -> bool:
+        """Whether the service has acknowledged rows."""
+        return any(each.rows for each in self._imported) or self._standing.rows_acknowledged > 0
 
     def _where(self, at: int) -> str:
         standing = self._standing

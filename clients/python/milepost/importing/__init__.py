@@ -6,7 +6,7 @@ rejected rows.
 
 from __future__ import annotations
 
-from milepost.importing.errors import CannotBegin, CannotImport, CannotResume
+from milepost.importing.errors import CannotBegin, CannotImport, CannotResume, CannotUse
 from milepost.importing.formats import Format
 from milepost.importing.run import FileImported, SideFiles, import_file
 from milepost.importing.settings import Settings
@@ -16,6 +16,7 @@ __all__ = [
     "CannotBegin",
     "CannotImport",
     "CannotResume",
+    "CannotUse",
     "Consent",
     "FileImported",
     "Format",

@@ -10,7 +10,7 @@ from milepost._existing import inputs, no_account
 from milepost._near import did_you_mean, listed
 from milepost.client import Client
 from milepost.errors import NotFound, PermissionDenied
-from milepost.importing.errors import CannotBegin, CannotImport
+from milepost.importing.errors import CannotBegin, CannotImport, CannotUse
 from milepost.importing.profiles import PROFILES
 from milepost.importing.settings import EXCLUDE, FLATTEN, UNNAMED
 from milepost.importing.source import Source
@@ -25,10 +25,12 @@ def check_target(client: Client, settings: AnySettings) -> Account:
     and the errors of the calls. A caller who may only ingest gets an account without its time of creation.
     """
     if not settings.input and not settings.input_column:
-        raise CannotBegin(
+        raise CannotUse(
             f"{settings.rows_are} need an input: --input WORKSPACE/INPUT, or --input-column with a column of"
             f" full names.{listed('inputs of the account', inputs(client))}"
         )
+    if settings.input and (fault := fault_of_input(settings.input)):
+        raise CannotUse(f"{fault}.{listed('inputs', inputs(client))}")
     try:
         account = client.get_account()
     except NotFound:
@@ -41,8 +43,6 @@ def check_target(client: Client, settings: AnySettings) -> Account:
 
 
 def _check_input(client: Client, name: str) -> None:
-    if fault := fault_of_input(name):
-        raise CannotBegin(f"{fault}.{listed('inputs', inputs(client))}")
     try:
         client.get_input(name)
     except NotFound:

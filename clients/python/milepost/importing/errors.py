@@ -2,7 +2,8 @@
 
 CannotImport            the file cannot be read, or not with these settings
 ├── CannotResume        an earlier run forbids it; the message says what would happen and gives the ways on
-└── CannotBegin         no file can be imported: no such account or input, or an option names nothing
+└── CannotBegin         no file can be imported: no such account or input
+    └── CannotUse       an option has no value that could be used, whatever the service and the files have
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ class CannotResume(CannotImport):
 
 
 class CannotBegin(CannotImport):
-    """No file can be imported: the account or input does not exist, or an option names nothing."""
+    """No file can be imported: the account or input does not exist."""
+
+
+class CannotUse(CannotBegin):
+    """An option is missing or has a value of the wrong form, whatever the service and the files have."""
 
 
 def nameless(where: str, row: int, value: object) -> CannotImport:

@@ -11,7 +11,7 @@ from typing import Any
 
 from milepost._importing import Imported
 from milepost.client import Client
-from milepost.errors import MilepostError, PermissionDenied, Unauthenticated, Unimplemented
+from milepost.errors import MilepostError, NotFound, PermissionDenied, Unauthenticated, Unimplemented
 from milepost.importing import progress as progress_file
 from milepost.importing.checks import check_columns, check_target, given_options
 from milepost.importing.early_times import EarlyTimes, early_times
@@ -324,5 +324,8 @@ def _took_nothing(error: BaseException, begun: int) -> bool:
     """Whether it is certain that the service took no row in a call that failed after `begun` attempts."""
     if not begun or isinstance(error, Unauthenticated | PermissionDenied | Unimplemented):
         return True
-    # The service may have taken the first attempt, and its answer was lost.
-    return begun == 1 and isinstance(error, MilepostError) and error.metadata.get("rows") == "0"
+    if not isinstance(error, MilepostError) or error.metadata.get("rows") != "0":
+        return False
+    # The service may have taken the first attempt, and its answer was lost. But an input or an account that
+    # has anything cannot be deleted: what does not exist has no rows of an earlier attempt.
+    return begun == 1 or isinstance(error, NotFound)
