@@ -14,7 +14,7 @@ from engine.measures import Measure
 from engine.resources.records import Account, ApiKey
 from service.access_log import CallLog
 from service.auth.gate import Gate
-from service.auth.listening import CannotListen, check_address
+from service.auth.listening import cannot_listen, check_address
 from service.auth.running import RunningCalls
 from service.auth.snapshot import snapshot_of
 from service.auth.tls import Certificates
@@ -230,6 +230,7 @@ class Server:
             keys_required=self._gate.required,
             insecure=self._config.insecure_listen,
             encrypted=self._certificates is not None,
+            directory=self._config.directory,
         )
         address = f"{self._config.host}:{self._config.port}"
         try:
@@ -243,4 +244,4 @@ class Server:
                 return self._at_port.add_secure_port(address, self._certificates.credentials())
             return self._at_port.add_insecure_port(address)
         except RuntimeError as error:
-            raise CannotListen(f"cannot listen on {address}: {error}") from error
+            raise cannot_listen(self._config.host, self._config.port, error) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import socket
+from pathlib import Path
 
 import structlog
 
@@ -14,18 +16,30 @@ class CannotListen(OSError):
     """The address is in use, not available on this machine, or open to others without keys."""
 
 
-def check_address(host: str, *, keys_required: bool, insecure: bool, encrypted: bool) -> None:
+def cannot_listen(host: str, port: int, error: Exception) -> CannotListen:
+    """The error of a port that gRPC cannot have."""
+    reason = getattr(error, "strerror", None) or error
+    return CannotListen(f"cannot listen on {host}:{port}: {reason}; --port names another port, 0 a free one")
+
+
+def check_address(
+    host: str, *, keys_required: bool, insecure: bool, encrypted: bool, directory: Path | None
+) -> None:
     """Raises CannotListen for an address that other machines can reach while no call needs an API key, unless
-    `insecure` allows it. Warns when keys would travel unencrypted.
+    `insecure` allows it. Warns when keys would travel unencrypted. `directory` is that of the store, None for
+    one in memory, which has no first key.
     """
     if is_loopback(host):
         return
     if not keys_required:
         if not insecure:
+            ways = ["listen on 127.0.0.1", "pass --insecure-listen true"]
+            if directory is not None:
+                command = f"milepost init --data-dir {shlex.quote(str(directory))}"
+                ways.insert(0, f"create the first key with `{command}`")
             raise CannotListen(
                 f"refusing to listen on {host} without API keys: anyone who reaches the port could do"
-                " everything. Create the first key with `milepost init`, listen on 127.0.0.1, or pass"
-                " --insecure-listen true"
+                f" everything; {', or '.join(ways)}"
             )
         _logger.warning("no API key is needed, and other machines can reach the port", host=host)
     elif not encrypted:

@@ -11,7 +11,7 @@ from engine.clock import Clock
 from engine.errors import Unsupported
 from engine.measures import Measure
 from engine.resources.records import Account, ApiKey
-from service.auth.listening import CannotListen
+from service.auth.listening import cannot_listen
 from service.auth.running import RunningCalls
 from service.auth.snapshot import snapshot_of
 from service.config import Config
@@ -40,8 +40,7 @@ class Front:
         try:
             self._port = SharedPort(config.host, config.port)
         except OSError as error:
-            address = f"{config.host}:{config.port}"
-            raise CannotListen(f"cannot listen on {address}: {error.strerror or error}") from error
+            raise cannot_listen(config.host, config.port, error) from error
         self._socket = WriterSocket(config.directory)
         self._clock = _ServingClock(self._serving, engine.clock)
         self._readers: Readers | None = None

@@ -9,7 +9,7 @@ from engine.backends import registry
 from engine.resources.paging import Pages
 from engine.resources.signing import Signer
 from service.access_log import CallLog
-from service.auth.listening import CannotListen
+from service.auth.listening import cannot_listen
 from service.auth.running import RunningCalls
 from service.auth.tls import Certificates
 from service.config import Config
@@ -73,7 +73,7 @@ class ReaderServer:
             else:
                 self._server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
-            raise CannotListen(f"cannot listen on {address}: {error}") from error
+            raise cannot_listen(config.host, config.port, error) from error
 
     def start(self) -> None:
         """Starts serving."""

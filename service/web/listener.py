@@ -59,6 +59,7 @@ class HttpListener:
             keys_required=gate.required,
             insecure=config.insecure_listen,
             encrypted=certificates is not None,
+            directory=config.directory,
         )
         self._host = config.http_host
         self._sockets = listening(config.http_host, config.http_port)
@@ -161,7 +162,9 @@ def listening(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for each in found:
             each.close()
-        raise CannotListen(f"cannot serve HTTP on {host}:{port}: {error.strerror or error}") from error
+        raise CannotListen(
+            f"cannot serve HTTP on {host}:{port}: {error.strerror or error}; --http-port names another port"
+        ) from error
     return found
 
 

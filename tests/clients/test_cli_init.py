@@ -95,7 +95,7 @@ def test_without_keys_the_service_refuses_to_listen_to_other_machines(tmp_path: 
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "refusing to listen on 0.0.0.0 without API keys" in refused.stderr
-    assert "`milepost init`" in refused.stderr
+    assert "`milepost init --data-dir store`" in refused.stderr
     assert "--insecure-listen true" in refused.stderr
 
 

@@ -122,7 +122,8 @@ def test_store_of_another_process_is_refused(tmp_path: Path) -> None:
         second = run("--data-dir", str(tmp_path / "store"), "--port", "0")
     assert second.returncode == 1
     last = second.stderr.splitlines()[-1]
-    assert last == f"milepost: another process owns the store in {tmp_path / 'store'}"
+    way_on = "stop it first, or name another directory"
+    assert last == f"milepost: another process owns the store in {tmp_path / 'store'}: {way_on}"
     assert "Traceback" not in second.stderr
 
 
@@ -133,7 +134,9 @@ def test_port_in_use_is_refused(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         refused = run("--data-dir", str(tmp_path / "store"), "--port", str(port))
     assert refused.returncode == 1
-    assert f"milepost: cannot listen on 127.0.0.1:{port}" in refused.stderr
+    assert f"milepost: cannot listen on 127.0.0.1:{port}: " in refused.stderr
+    assert "Address already in use" in refused.stderr
+    assert refused.stderr.splitlines()[-1].endswith("; --port names another port, 0 a free one")
     assert "Traceback" not in refused.stderr
 
 

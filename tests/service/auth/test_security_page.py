@@ -24,7 +24,8 @@ LINES = [
 
 
 def test_the_commands_of_the_section_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, export, *others = LINES
+    first, export, serve, *others = LINES
+    assert serve == f"{first.replace(' init ', ' serve ')} &"
     assert export == "export MILEPOST_API_KEY=mpk_…"
     assert len(others) > 6
     monkeypatch.chdir(tmp_path)

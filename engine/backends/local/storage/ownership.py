@@ -81,7 +81,8 @@ class StoreLock:
         except BlockingIOError as error:
             self.release()
             raise StoreUnavailable(
-                f"another process owns the store in {directory}", reason="STORE_LOCKED"
+                f"another process owns the store in {directory}: stop it first, or name another directory",
+                reason="STORE_LOCKED",
             ) from error
 
     @property
