@@ -5,12 +5,7 @@ operands, their meaning for one value, and their description. Types never mix: t
 number 12, `true` is not 1, and an instant is not a number. A missing value passes no test. A list passes when
 some element passes.
 
-To add an operator, write it in the file of its family: the struct goes into `Tests` there (and into
-`Resolved`, when a plan carries it as it is). Then add its field to `ValueTest` in criteria.proto, a method to
-`Testable` in the client, a paragraph to docs/criteria.md, its meaning to the oracle, which also draws it at
-random, and cases to the family's fixture file. tests/engine/criteria/operators checks that none of these is
-missing. A new family is one more file here, its import, and one more line in `FAMILIES` and in each union
-that its structs belong to.
+CONTRIBUTING.md lists what a new operator needs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 import yaml
 
+from engine.backends.clickhouse.query import value_tests
 from engine.criteria import operators
 from engine.criteria.faults import Context
 from engine.criteria.model import UserAttribute
@@ -29,6 +31,7 @@ from tests.oracle.palette import Chooser, draw_palette
 from tests.oracle.plans import resolved_test_passes
 from tests.oracle.values import passes
 
+ROOT = Path(__file__).resolve().parents[4]
 FIXTURES = Path(__file__).parent / "fixtures"
 NOW = 1_000
 SEED = 7
@@ -138,6 +141,30 @@ def test_every_family_file_has_a_fixture() -> None:
     for struct in carried:
         assert callable(struct.matcher)
         assert callable(struct.describe)
+
+
+def test_the_node_client_builds_every_operator() -> None:
+    text = (ROOT / "clients/node/src/criteria.ts").read_text(encoding="utf-8")
+    built = set(re.findall(r'\bcase: "(\w+)"', text))
+    # The names of fields in code: those in JSON differ where the name was a keyword.
+    words = [
+        field.name.split("_") for field in criteria_pb2.ValueTest.DESCRIPTOR.oneofs_by_name["test"].fields
+    ]
+    assert {first + "".join(map(str.capitalize, rest)) for first, *rest in words} - built == set()
+
+
+def test_clickhouse_has_a_case_for_every_operator_that_a_plan_carries() -> None:
+    source = inspect.getsource(value_tests)
+    carried = {struct.__name__ for struct in get_args(ResolvedTest)}
+    assert {name for name in carried if f"case {name}()" not in source} == set()
+
+
+def test_every_file_of_the_list_for_contributors_exists() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lists = page.partition("## Add an operator")[2].partition("## Add an output kind")[0]
+    places = set(re.findall(r"`((?:\w+/)+[\w.]*)`", lists))
+    assert len(places) > 15
+    assert {place for place in places if not (ROOT / place).exists()} == set()
 
 
 def test_the_oracle_draws_every_operator() -> None:
