@@ -571,7 +571,7 @@ def test_diff_and_apply(client: Client, tmp_path: Path) -> None:
             event:
               name: buy
           +   window:
-          +     last: 86400s
+          +     last: 1d
 
         applied: 1 milestone created, 1 changed, 1 deleted
         """

@@ -133,3 +133,19 @@ def test_a_number_is_written_as_people_write_it(number: float, text: str) -> Non
 def test_documents_with_the_names_of_the_messages_are_read_too() -> None:
     tree: dict[str, Any] = {"negation": {"allOf": {"criteria": []}}}
     assert written(json_format.ParseDict(tree, Criteria())) == {"not": {"all_of": {}}}
+
+
+@pytest.mark.parametrize(
+    ("length", "text"),
+    [
+        (timedelta(days=30), "30d"),
+        (timedelta(days=1, seconds=1), "86401s"),
+        (timedelta(hours=36), "129600s"),
+        (timedelta(days=2, microseconds=1), "172800.000001s"),
+        (timedelta(0), "0s"),
+    ],
+)
+def test_documents_have_whole_days_as_people_write_them(length: timedelta, text: str) -> None:
+    built = event("buy", last=length).happened()
+    assert f"last: {text}\n" in dumps_criteria(built)
+    assert loads_criteria(dumps_criteria(built)) == built

@@ -67,6 +67,8 @@ def estimate(
             _show(error.answer, question.where, as_json=as_json)
             raise
     _show(answer, question.where, as_json=as_json)
+    if question.note and not as_json:
+        print(question.note, file=console().file)
 
 
 @grouped

@@ -67,7 +67,8 @@ def _fill(client: Client, out: Console) -> None:
 def _how_to_go_on(target: str) -> str:
     where = "" if target.endswith(f":{PORT}") else f" --target {target}"
     example = f"milepost estimate {journey.JOURNEY_ID}/{journey.SPENT_ID}{where}"
-    return f"\nServing on {target}, Ctrl-C to stop. In another terminal:\n  {example}"
+    as_of = "The data are of 2017: windows up to now, like the last 30 days, need --as-of 2017-12-01."
+    return f"\nServing on {target}, Ctrl-C to stop. In another terminal:\n  {example}\n{as_of}"
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

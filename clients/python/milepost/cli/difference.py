@@ -106,7 +106,7 @@ def _print_changes(difference: JourneyDifference, name: str, out: Console) -> No
         lines = branch(last_at, is_terminal=out.is_terminal)
         rows.append(
             (
-                f"{milestone.mark} {lines}{milestone.document.display_name}",
+                f"{milestone.mark} {lines}{milestone.document.display_name or milestone.id}",
                 milestone.id,
                 *_sizes(milestone.users_before, milestone.users_after),
                 ", ".join(_notes(milestone)),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from milepost import names
 from milepost.cli.documents import Source
 from milepost.client import Client
 from milepost.documents import loads_criteria
@@ -16,6 +17,7 @@ from milepost.v1.audience_service_pb2 import MilestoneDraft
 from milepost.v1.journey_pb2 import MILESTONE_KIND_CRITERIA
 
 _FIELD = "draft.criteria"
+SIBLINGS_SHOWN_MAX = 5
 
 CriteriaFile = Annotated[
     str | None,
@@ -32,6 +34,8 @@ class Asked:
 
     target: str | MilestoneDraft
     where: Callable[[str], str] = str
+    note: str = ""
+    """What a reader of the answer should know about the place of a draft."""
 
 
 @contextmanager
@@ -50,4 +54,18 @@ def asked(client: Client, place: str, file: str | None) -> Iterator[Asked]:
             draft.journey = draft.parent_milestone.partition("/milestones/")[0]
         else:
             draft.journey = client.journey_name(place)
-        yield Asked(draft, source.where)
+        yield Asked(draft, source.where, _note(client, draft))
+
+
+def _note(client: Client, draft: MilestoneDraft) -> str:
+    """Says which siblings come before a draft: it comes last, and a split is exclusive."""
+    before = [
+        names.short_milestone(each.name)
+        for each in client.list_milestones(draft.journey)
+        if each.parent_milestone == draft.parent_milestone and each.kind == MILESTONE_KIND_CRITERIA
+    ]
+    if not before:
+        return ""
+    more = f" and {len(before) - SIBLINGS_SHOWN_MAX} more" if len(before) > SIBLINGS_SHOWN_MAX else ""
+    siblings = ", ".join(before[:SIBLINGS_SHOWN_MAX]) + more
+    return f"users that {siblings} take are not in it: siblings come first"

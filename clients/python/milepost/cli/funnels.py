@@ -63,7 +63,8 @@ def _rows(steps: Iterable[FunnelStep], out: Console) -> Iterator[list[str]]:
     placed = in_tree_order(steps, lambda step: step.milestone, lambda step: step.parent_milestone)
     for step, last_at in placed:
         yield [
-            branch(last_at, is_terminal=out.is_terminal) + step.display_name,
+            branch(last_at, is_terminal=out.is_terminal)
+            + (step.display_name or names.last_id(step.milestone)),
             names.last_id(step.milestone),
             number(step.users),
             percent(step.parent_share),

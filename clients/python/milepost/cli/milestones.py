@@ -58,7 +58,7 @@ def list_(journey: JourneyName, as_json: AsJson = False, *, account: AccountOpti
 
     def row(milestone: Milestone) -> list[str]:
         return [
-            lines[milestone.name] + milestone.display_name,
+            lines[milestone.name] + (milestone.display_name or names.last_id(milestone.name)),
             names.short_milestone(milestone.name),
             word_of(MilestoneKind, milestone.kind).replace("_", " "),
             names.last_id(milestone.audience),

@@ -111,7 +111,7 @@ def _read_funnel(client: Client, journey: str, as_of: datetime) -> Picture:
     milestones = [
         Milestone(
             name=step.milestone,
-            display_name=step.display_name,
+            display_name=step.display_name or names.last_id(step.milestone),
             parent_milestone=step.parent_milestone,
             kind=step.kind,
         )
@@ -123,6 +123,11 @@ def _read_funnel(client: Client, journey: str, as_of: datetime) -> Picture:
     ]
     start = Node("Start", _exact(funnel.population), children=_joined(milestones, nodes))
     return Picture(funnel.journey, start, client.get_account(), as_of)
+
+
+def _title(journey: Journey) -> str:
+    """The name to show for a journey: a caller of the service need not give one."""
+    return journey.display_name or names.last_id(journey.name)
 
 
 def _node(milestone: Milestone, size: AudienceSize, *, is_activated: bool) -> Node:
@@ -282,7 +287,7 @@ def draw_plain(picture: Picture) -> str:
                 _notes(row.node),
             ]
         )
-    head = f"{picture.journey.display_name} ({picture.journey.name})\ninputs: {inputs_text(picture.journey)}"
+    head = f"{_title(picture.journey)} ({picture.journey.name})\ninputs: {inputs_text(picture.journey)}"
     tree = plain_table(["milestone", "users", "of parent", "", ""], lines, right=(1, 2))
     return "\n\n".join((head, tree, "\n".join(foot_lines(picture))))
 
@@ -304,7 +309,7 @@ def draw_rich(picture: Picture) -> RenderableType:
             _rich_bar(row.node, picture.start),
             Text(_notes(row.node)),
         )
-    title = Text.assemble((picture.journey.display_name, "bold"), "  ", (picture.journey.name, "dim"))
+    title = Text.assemble((_title(picture.journey), "bold"), "  ", (picture.journey.name, "dim"))
     inputs = Text(f"inputs: {inputs_text(picture.journey)}", style="dim")
     return Group(title, inputs, Text(), table, Text(), Text("\n".join(foot_lines(picture))))
 

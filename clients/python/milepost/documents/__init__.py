@@ -30,4 +30,4 @@ def loads_criteria(text: str) -> Criteria:
 
 def dumps_criteria(criteria: Criteria) -> str:
     """The YAML text of criteria; `loads_criteria` reads it back."""
-    return dump(written(criteria))
+    return dump(written(criteria, days=True))

@@ -228,7 +228,7 @@ def _milestone_tree(milestone: MilestoneDocument) -> dict[str, Any]:
     if milestone.criteria is None:
         tree["remaining_users"] = True
     else:
-        tree["criteria"] = written(milestone.criteria)
+        tree["criteria"] = written(milestone.criteria, days=True)
     if milestone.children:
         tree["children"] = [_milestone_tree(child) for child in milestone.children]
     return tree

@@ -67,10 +67,18 @@ def summary_of(files: Sequence[FileResult]) -> str:
         sum(counts)
         for counts in zip(*((each.cases, each.failed, each.errors) for each in files), strict=True)
     )
+    # The tests of a file that cannot be read are not known.
+    unread = sum(bool(each.faults) for each in files)
+    tests, errors = tests - unread, errors - unread
     parts = [f"{tests - failed - errors} passed"]
     parts += [f"{failed} failed"] if failed else []
     parts += [f"{errors} could not be run"] if errors else []
-    return f"{counted(tests, 'test')} in {counted(len(files), 'file')}: {', '.join(parts)}"
+    said = f"{counted(tests, 'test')} in {counted(len(files) - unread, 'file')}: {', '.join(parts)}"
+    if not unread:
+        return said
+    whose = "its" if unread == 1 else "their"
+    faulty = f"{counted(unread, 'file')} could not be used: none of {whose} tests ran"
+    return faulty if unread == len(files) else f"{said}; {faulty}"
 
 
 def coverage_lines(coverage: Coverage) -> Iterator[str]:
