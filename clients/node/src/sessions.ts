@@ -8,8 +8,9 @@ import type { ClientHttp2Stream, ClientSessionRequestOptions, OutgoingHttpHeader
 import type { Http2SessionManager } from "@connectrpc/connect-node";
 
 /**
- * Calls at a time on one connection: half of what a service takes unless it is set up otherwise. A service counts a
- * call until it has cleared up after its answer. Where the next calls come in the meantime, it refuses some of them.
+ * Calls at a time on one connection: half of what a service takes that is set up for callers it does not trust. A
+ * service counts a call until it has cleared up after its answer. Where the next calls come in the meantime, it refuses
+ * some of them.
  */
 export const CALLS_MAX = 50;
 /** Beyond, connections share the calls evenly. */

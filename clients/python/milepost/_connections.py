@@ -13,9 +13,9 @@ import grpc
 from grpc import aio
 
 CALLS_MAX = 50
-"""Calls at a time on one connection: half of what a service takes unless it is set up otherwise. A service
-counts a call until it has cleared up after its answer. Where the next calls come in the meantime, it refuses
-some of them.
+"""Calls at a time on one connection: half of what a service takes that is set up for callers it does not
+trust. A service counts a call until it has cleared up after its answer. Where the next calls come in the
+meantime, it refuses some of them.
 """
 CONNECTIONS_MAX = 100
 """Beyond, connections share the calls evenly."""
