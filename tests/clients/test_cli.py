@@ -40,7 +40,9 @@ from milepost.v1.audience_service_pb2 import (
     BatchCheckMembershipResponse,
     EstimateAudienceResponse,
     ExportMembersResponse,
+    FunnelStep,
     GetAudienceResponse,
+    GetJourneyFunnelResponse,
     ListMembersResponse,
     UserMemberships,
 )
@@ -273,6 +275,22 @@ def test_only_a_service_that_does_not_answer_may_have_to_be_started() -> None:
     code = grpc.StatusCode.UNAVAILABLE
     assert way_on(Unavailable(code, "failed to connect to all addresses")) == started
     assert way_on(Unavailable(code, "the service is stopping", reason="STORE_UNAVAILABLE")) == ""
+
+
+def test_what_has_no_display_name_is_shown_by_its_id(fake: Fake) -> None:
+    nameless = Milestone(name=f"{JOURNEY}/milestones/m1", audience="accounts/demo/audiences/a1")
+    fake.answers["ListMilestones"] = lambda _: ListMilestonesResponse(milestones=[nameless])
+    fake.answers["GetJourney"] = lambda _: GetJourneyResponse(journey=Journey(name=JOURNEY))
+    step = FunnelStep(milestone=nameless.name, users=60)
+    funnel = GetJourneyFunnelResponse(journey=Journey(name=JOURNEY), steps=[step], population=100)
+    fake.answers["GetJourneyFunnel"] = lambda _: funnel
+    commands = ["milestone list j", "journey show j", "journey funnel j", "journey show j --as-of 2026-01-01"]
+    for command in commands:
+        shown = run(*command.split())
+        assert shown.exit_code == 0, shown.output
+        assert "`-- m1 " in shown.stdout, command
+        if " show " in command:
+            assert shown.stdout.startswith(f"j ({JOURNEY})\n")
 
 
 def test_error_is_printed_as_text(fake: Fake) -> None:

@@ -170,6 +170,8 @@ test("rejected rows throw nothing and are named", async () => {
   // All rows of a batch refused.
   const none = await client.ingestEvents([makeEvent("", "view", now)], INPUT);
   assert.deepEqual([none.accepted, none.rejected, none.rejections.length], [0, 1, 1]);
+  assert.equal(none.rejections[0]?.reason, sent.rejections[0]?.reason);
+  assert.notEqual(none.rejections[0]?.reason, "BATCH_REFUSED");
 });
 
 test("values come back as they went", async () => {

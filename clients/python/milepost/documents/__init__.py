@@ -1,7 +1,7 @@
 """Messages as texts that people write: YAML or JSON, in the proto3 JSON mapping.
 
-Documents may write durations as `milepost.durations` reads them (`30d`). What is sent, and what `dumps` of
-criteria and journeys writes, is proto3 JSON (`2592000s`).
+Documents may write durations as `milepost.durations` reads them. What is sent is proto3 JSON (`2592000s`);
+`dumps` of criteria and journeys writes whole days as people do (`30d`).
 
     from milepost import documents
 

@@ -55,7 +55,8 @@ export enum ErrorReason {
   INVALID_REVISION = 4,
 
   /**
-   * INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest.
+   * INVALID_ARGUMENT. Every event or user of the batch was rejected; see the BadRequest. Each of its violations
+   * has the reason of that row, as a Rejection has.
    *
    * @generated from enum value: ERROR_REASON_BATCH_REFUSED = 5;
    */
