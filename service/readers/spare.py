@@ -9,6 +9,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 COMMAND = (sys.executable, "-P", "-m", "service.readers")
@@ -50,7 +52,7 @@ class Spare:
             self._closed = True
         if process is None:
             return
-        with process:
+        with to_its_end(process):
             # The end of its input ends it.
             input_of(process).close()
             try:
@@ -63,8 +65,7 @@ class Spare:
         process = self._process
         if process is None or process.poll() is None:
             return process
-        with process:
-            # Closes what was open to it.
+        with to_its_end(process):
             self._process = None
         return None
 
@@ -77,6 +78,16 @@ class Spare:
             # An interrupt at the terminal is for the service, which stops its readers.
             start_new_session=True,
         )
+
+
+@contextmanager
+def to_its_end(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Closes what is open to a process, and waits for its end. What it did not take before is dropped."""
+    try:
+        yield process
+    finally:
+        with suppress(BrokenPipeError), process:
+            pass
 
 
 def input_of(process: subprocess.Popen[bytes]) -> IO[bytes]:

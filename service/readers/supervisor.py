@@ -21,7 +21,7 @@ from service.auth.running import RunningCalls
 from service.config import Config
 from service.draining import CALLS_END_S_MAX
 from service.readers.messages import READY, Answered, Health, Message, Reload, Start, Stop, send, settings_of
-from service.readers.spare import Spare, input_of
+from service.readers.spare import Spare, input_of, to_its_end
 
 START_ATTEMPTS = 3
 """Processes of a reader that may end before the first one serves."""
@@ -225,7 +225,7 @@ class _Reader:
 
     def _run_once(self) -> int:
         """Runs one process to its end and returns its exit status."""
-        with self._readers.spare.take() as process:
+        with to_its_end(self._readers.spare.take()) as process:
             with self._telling:
                 self._process = process
                 try:

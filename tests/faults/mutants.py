@@ -164,10 +164,10 @@ MUTANTS = (
         "at = rows.starts[:-1]",
     ),
     Mutant(
-        "the largest number of several parts is the smallest",
+        "the largest number of several parts is that of the parts that last",
         _EVENTS + "aggregate.py",
-        "best.numbers[slots] = better(best.numbers[slots], of_slot)",
-        "best.numbers[slots] = of_slot",
+        "better(best.numbers[:count], kept.numbers, out=best.numbers[:count])",
+        "best.numbers[:count] = kept.numbers",
     ),
     Mutant(
         "counts ignore all intervals but the last",

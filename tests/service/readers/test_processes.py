@@ -289,3 +289,12 @@ def test_a_socket_path_is_short_enough(tmp_path: Path) -> None:
         parent = made.path.parent
         made.close()
         assert parent.exists() == (parent == tmp_path)
+
+
+def test_a_process_that_has_ended_may_leave_what_it_was_told() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    with spare.to_its_end(ended) as process:
+        # It stays in the buffer until the input is closed.
+        spare.input_of(process).write(b"too late")
+        process.wait()
+    assert process.returncode == 0
