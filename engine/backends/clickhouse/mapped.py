@@ -30,11 +30,11 @@ ATTRIBUTES: Mapping[str, Kind] = {
 """The columns that have attributes, and the kind of their values."""
 
 MARK_MAX = (1 << 63) - 1
+"""Rows with a higher mark are not followed."""
 TABLE_BYTES_MAX = 512
 """Bytes of the name of a table with its database."""
 SETTLE_S_MAX = 86_400.0
 """Seconds for which a mark may have to be known before its rows count."""
-"""Rows with a higher mark are not followed."""
 
 _TEXT = r"(?:LowCardinality\(String\)|String)"
 _TIME = r"(?:Int64|DateTime(?:\('[^']*'\))?|DateTime64\([0-6](?:, '[^']*')?\))"

@@ -14,7 +14,7 @@ from milepost.cli.answers import AsJson, show_json
 from milepost.cli.asking import AsOf, to_length
 from milepost.cli.calling import AccountOptions
 from milepost.cli.documents import show_warnings
-from milepost.cli.drafts import CriteriaFile, asked
+from milepost.cli.drafts import CriteriaFile, asked, siblings_before
 from milepost.cli.option_groups import grouped
 from milepost.cli.parameters import AudienceName
 from milepost.cli.text import console, counted, number, printable, show_table
@@ -66,9 +66,9 @@ def estimate(
         except SizeFailed as error:
             _show(error.answer, question.where, as_json=as_json)
             raise
-    _show(answer, question.where, as_json=as_json)
-    if question.note and not as_json:
-        print(question.note, file=console().file)
+        _show(answer, question.where, as_json=as_json)
+        if not as_json and (note := siblings_before(client, question.target)):
+            print(note, file=console().file)
 
 
 @grouped

@@ -34,8 +34,6 @@ class Asked:
 
     target: str | MilestoneDraft
     where: Callable[[str], str] = str
-    note: str = ""
-    """What a reader of the answer should know about the place of a draft."""
 
 
 @contextmanager
@@ -54,11 +52,14 @@ def asked(client: Client, place: str, file: str | None) -> Iterator[Asked]:
             draft.journey = draft.parent_milestone.partition("/milestones/")[0]
         else:
             draft.journey = client.journey_name(place)
-        yield Asked(draft, source.where, _note(client, draft))
+        yield Asked(draft, source.where)
 
 
-def _note(client: Client, draft: MilestoneDraft) -> str:
-    """Says which siblings come before a draft: it comes last, and a split is exclusive."""
+def siblings_before(client: Client, target: str | MilestoneDraft) -> str:
+    """Says which siblings come before a draft, which is the last of an exclusive split; "" when none does."""
+    if isinstance(target, str):
+        return ""
+    draft = target
     before = [
         names.short_milestone(each.name)
         for each in client.list_milestones(draft.journey)

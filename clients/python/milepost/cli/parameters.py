@@ -94,7 +94,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def can_ask() -> bool:
-    """Whether the standard input is somebody at a terminal."""
+    """Whether standard input is a terminal."""
     return sys.stdin.isatty()
 
 

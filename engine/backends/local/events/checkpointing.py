@@ -54,7 +54,7 @@ class TableCheckpoints:
     # --- what changes ---------------------------------------------------------------------------------------
 
     def added(self, rows: int) -> None:
-        """So many rows have come."""
+        """Counts new rows, by which the allowance of the next checkpoint grows."""
         self._new_rows += rows
 
     def changed(self, table: Table) -> None:

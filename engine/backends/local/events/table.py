@@ -201,7 +201,18 @@ class Table:
 
     @property
     def _rows_in_no_part(self) -> int:
-        return sum(len(rows) for rows in (self._frozen, self._buffered) if rows is not None)
+        return sum(map(len, self._in_no_part))
+
+    @property
+    def _in_no_part(self) -> list[BufferedRows]:
+        return [rows for rows in (self._frozen, self._buffered) if rows is not None]
+
+    def _every_part(self) -> Iterator[Part]:
+        """The parts as of the state that is read, stored ones first. Call `gather` before for all rows."""
+        for parts in self._loaded_slices().values():
+            yield from parts
+        yield from self._checkpointing
+        yield from self._fresh
 
     def add(self, row: EventRow) -> None:
         """Takes a row."""
@@ -223,12 +234,7 @@ class Table:
         """
         if self._rows_in_no_part > UNPACKED_ROWS_MAX:
             self.gather()
-        return [
-            each
-            for rows in (self._frozen, self._buffered)
-            if rows is not None
-            for each in rows.users_and_times()
-        ]
+        return [each for rows in self._in_no_part for each in rows.users_and_times()]
 
     def parts(self, start: Micros | None, end: Micros | None, *, packs: bool = True) -> Iterator[Part]:
         """Parts that may have rows in [start, end). Without `packs`, those of `unpacked` are in none."""
@@ -342,26 +348,23 @@ class Table:
 
     def has_any(self, users: Wanted) -> bool:
         """Whether any row is of one of the users. Rows before the instant of `remove_before` count."""
-        parts = (part for _, part in _parts_in(self._loaded_slices()))
-        return any(rows.has_any(users) for rows in (self._frozen, self._buffered) if rows is not None) or any(
-            part.has_any(users.ids) for part in (*parts, *self._checkpointing, *self._fresh)
+        return any(rows.has_any(users) for rows in self._in_no_part) or any(
+            part.has_any(users.ids) for part in self._every_part()
         )
 
     def has_before(self, instant: Micros) -> bool:
         """Whether any row is from before the instant."""
-        parts = (part for _, part in _parts_in(self._loaded_slices()))
-        return any(
-            rows.has_before(instant) for rows in (self._frozen, self._buffered) if rows is not None
-        ) or any(part.has_before(instant) for part in (*parts, *self._checkpointing, *self._fresh))
+        return any(rows.has_before(instant) for rows in self._in_no_part) or any(
+            part.has_before(instant) for part in self._every_part()
+        )
 
     def extract(self, user: int) -> list[EventRow]:
         """Removes a user's rows and returns them, unordered."""
         _, input_number, name_number, event_type, group = self.key
         type_ = EventType(event_type)
         rows: list[EventRow] = []
-        stored = [part for _, part in _parts_in(self._loaded_slices())]
         self.gather()
-        for part in (*stored, *self._checkpointing, *self._fresh):
+        for part in self._every_part():
             for row in part.rows_of_user(user).tolist():
                 time, sequence, attributes = part.row(row)
                 rows.append(
@@ -410,10 +413,10 @@ class Table:
 
     def freeze(self) -> None:
         """The rows of now are part of a checkpoint, and those that come later are not."""
-        if self._frozen is not None and self._buffered is not None:
+        if self._frozen is None:
+            self._frozen = self._buffered
+        elif self._buffered is not None:
             self._frozen.take(self._buffered)
-        else:
-            self._frozen = self._buffered if self._frozen is None else self._frozen
         self._buffered = None
         self._checkpointing, self._fresh = (*self._checkpointing, *self._fresh), ()
 

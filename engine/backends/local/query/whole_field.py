@@ -89,13 +89,15 @@ class WholeField:
         found: npt.NDArray[np.uint16] | None = cache.find_part(ordinals.place, name, self._reads, np.ndarray)
         if found is None:
             began = cache.instant()
-            found = np.full(ordinals.size, ABSENT_SMALL, np.uint16)
             for group in range(ordinals.groups):
                 column, count = self._flat_column(kind, group)
                 if column.values.dtype != np.uint16:
                     return None
+                if found is None:
+                    found = np.full(ordinals.size, ABSENT_SMALL, np.uint16)
                 start = group * ordinals.stride
                 found[start : start + count] = column.values[:count]
+            assert found is not None
             cache.add_part(ordinals.place, name, found, found.nbytes, began)
         return found
 

@@ -80,7 +80,9 @@ class Eviction(Generic[P]):
 
 
 def _used_through(sample: list[P], surplus: float) -> int:
-    """When the last page was used that has to go, of pages in order of use, to free so many bytes."""
+    """The latest use among the pages to evict, which together free `surplus` bytes. The sample is in order of
+    use.
+    """
     for page, freed in zip(sample, itertools.accumulate(page.size for page in sample), strict=True):
         if freed >= surplus:
             return page.used

@@ -8,7 +8,7 @@ SORTED_AT_ONCE = 1 << 12
 """Keys that are sorted in one call: about a millisecond."""
 
 PREFIX_BYTES = 8
-"""Bytes by which more keys are told apart first."""
+"""Length of the prefix by which more keys than that are grouped."""
 SHORT_PREFIX_BYTES = 2
 """The same for the prefixes themselves: there are 65,536 at most."""
 

@@ -190,6 +190,10 @@ def key(family: Family, *parts: int | bytes) -> bytes:
     return packers[-1].pack(family.code, *numbers) + tail
 
 
+PAGE_KEYS_KEPT = 1 << 12
+"""Keys of pages that functions keep: small batches write to the same pages again and again."""
+
+
 def parts_of(key: bytes) -> tuple[int | bytes, ...]:
     """The inverse of `key` for a whole key."""
     family = family_of(key)

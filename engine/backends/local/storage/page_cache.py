@@ -5,8 +5,8 @@ same objects under the backend's state lock, so an acknowledged write is visible
 merged. A modified page is dirty until the next checkpoint writes it.
 
 A checkpoint *freezes* the dirty pages, while no log entry is applied, and encodes them some at a time, while
-entries are applied. A frozen page is encoded at once when somebody is about to change it: so `change` comes
-before each change, and what is written is the state as it was frozen.
+entries are applied. Call `change` before each change of a page: it encodes a frozen page first. So a
+checkpoint writes the state as it was frozen.
 
 Clean pages are evicted, the least recently used first, when together they exceed the budget. The budget
 counts approximate memory, which for profiles is ten times the stored size.

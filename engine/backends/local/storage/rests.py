@@ -8,9 +8,9 @@ WORK_SECONDS = 0.0003
 """Seconds of work before a rest."""
 
 REST_SECONDS = 0.0001
-"""Seconds of a rest. LMDB and numpy give the interpreter up and take it again in every call: who waits for it
-is woken, finds it taken, and waits from anew, for 5 to 20 ms and at worst for a second. Only who sleeps lets
-others in.
+"""Seconds of a rest. LMDB and numpy release the interpreter and take it again in every call. A thread that
+waits for it wakes up, finds it taken and starts to wait again: for 5 to 20 ms, at worst for a second. A short
+sleep lets it in.
 """
 
 

@@ -17,7 +17,7 @@ from pyroaring import BitMap
 
 from engine.backends.local.storage.arrays import Int64s
 from engine.backends.local.storage.bitmaps import bitmap_of_mask
-from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.keys import PAGE_KEYS_KEPT, Family, key
 from engine.backends.local.storage.page_cache import (
     BITMAP,
     PAGE_BITS,
@@ -51,9 +51,6 @@ FEW_USERS_MAX = 64
 
 ONE_BY_ONE_MAX = 8
 """New users of a page whose partitions are written one by one."""
-PAGE_KEYS_KEPT = 1 << 12
-"""Keys that need not be made anew: small batches write to the same pages again and again."""
-
 ID_LIST: MessageCodec[list[str]] = MessageCodec(list[str], list)
 
 

@@ -23,7 +23,7 @@ from engine.backends.local.storage.flat_columns import (
     HeldColumns,
     mask_of_values,
 )
-from engine.backends.local.storage.keys import Family, key
+from engine.backends.local.storage.keys import PAGE_KEYS_KEPT, Family, key
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
     BITMAP,
@@ -43,9 +43,6 @@ from engine.values import TIME_MAX_MICROS, Micros
 
 VECTOR_USERS_MIN = 16
 """Users of a page below which they are updated one by one; a pass over the whole page costs more."""
-
-PAGE_KEYS_KEPT = 1 << 12
-"""Keys that need not be made anew: small batches write to the same pages again and again."""
 
 WAITING_USERS_MAX = 1 << 15
 """Users whose times are buffered for each input and group, at 20 bytes each."""

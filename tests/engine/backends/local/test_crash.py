@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from engine.backends.base import Contains, Count, Members, Record, StoreFault
 from engine.backends.local.backend import LocalBackend
+from engine.backends.local.roles import lifetime
 from engine.backends.local.settings import LocalSettings
 from engine.backends.local.storage import page_cache
 from engine.backends.local.storage.keys import Family, key
@@ -432,3 +433,17 @@ def test_unapplied_batch_stops_the_store(
     assert raised.value.reason == "STORE_FAILED"
     with crashed_copy(tmp_path, "again") as again:
         assert again.execute(EVERYONE, Count()).sizes == (1,)
+
+
+def test_a_store_that_closes_gives_up_a_long_checkpoint(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.append(ACCOUNT, [event("ada"), event("bob"), update("ada", plan="gold")])
+    monkeypatch.setattr(lifetime, "CLOSING_CHECKPOINT_S_MAX", -1.0)
+    backend.close()
+    assert "closes without a checkpoint: it took longer than" in caplog.text
+    monkeypatch.undo()
+    with contextlib.closing(LocalBackend.open(tmp_path / "store", settings=SETTINGS)) as again:
+        assert again.figures().checkpointed_revision == 0
+        assert set(again.execute(EVERYONE, Members()).user_ids) == {"ada", "bob"}
+        assert again.checkpoint() == again.revision() == 1
