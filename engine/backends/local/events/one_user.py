@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.backends.local.events.aggregate import row_counts_of
 from engine.backends.local.events.columns import Column, DictionaryColumn, NumberColumn, TimeColumn
@@ -18,7 +19,7 @@ from engine.backends.local.events.days import local_days
 from engine.backends.local.events.decimals import integer_bounds, sum_in
 from engine.backends.local.events.model import ResolvedEventMatch, RowCondition
 from engine.backends.local.events.part import Part
-from engine.backends.local.storage.arrays import Ints
+from engine.backends.local.events.sums import inside_or_outside, rounding_error
 from engine.backends.local.storage.turns import TakesLong
 from engine.criteria.conditions import WhereAll, WhereAny, WhereAttribute, WhereNot
 from engine.criteria.model import Aggregate
@@ -34,6 +35,8 @@ _RowTest: TypeAlias = Callable[[int], bool]
 
 ROWS_MAX = 512
 """Rows of a user that are looked at one by one: a fraction of a millisecond."""
+ROWS_SUMMED_MAX = 4_096
+"""Rows of a user whose numbers are only added up: about as long."""
 ENTRIES_DECODED_MAX = 1_024
 """Distinct values of a part that are decoded to look at some of them."""
 
@@ -45,7 +48,9 @@ def aggregate_of_one_passes(rows: Sequence[RowsOfOne], step: ResolvedEventMatch)
     intervals = step.intervals
     if step.aggregate is Aggregate.COUNT and step.selection.where is None:
         return _is_count(sum([len(some) for _, some in rows]), intervals)
-    if sum([len(some) for _, some in rows]) > ROWS_MAX:
+    is_sum = step.aggregate in (Aggregate.SUM, Aggregate.AVERAGE)
+    rows_max = ROWS_SUMMED_MAX if is_sum and step.selection.where is None else ROWS_MAX
+    if sum([len(some) for _, some in rows]) > rows_max:
         raise TakesLong
     chosen = _chosen(rows, step.selection.where)
     match step.aggregate:
@@ -235,20 +240,23 @@ def _distinct(chosen: Sequence[_Chosen], of: int) -> Iterator[tuple[Kind, Value]
 def _total_passes(
     chosen: Sequence[_Chosen], of: int, intervals: Sequence[Interval], *, is_average: bool
 ) -> bool:
-    """SUM and AVERAGE: of shortest decimals, all of which have to be short."""
-    total = count = exponent = 0
+    """SUM and AVERAGE. Raises TakesLong when they need `decimal`."""
+    columns: list[tuple[NumberColumn, Sequence[int]]] = []
     for part, rows in chosen:
         column = part.column_in_memory(of, Kind.NUMBER)
-        if column is None:
-            continue
-        if not isinstance(column, NumberColumn) or column.mantissas is None:
-            raise TakesLong
-        added, more = _added(column, column.mantissas, rows)
-        count += more
+        if isinstance(column, NumberColumn):
+            columns.append((column, rows))
+    if any(column.mantissas is None for column, _ in columns):
+        return _total_of_doubles_passes(columns, intervals, is_average=is_average)
+    total = count = exponent = 0
+    for column, rows in columns:
+        assert column.mantissas is not None
+        mantissas = _of_rows(column, column.mantissas, rows)
+        count += len(mantissas)
         if column.exponent > exponent:
             total *= 10 ** (column.exponent - exponent)
             exponent = column.exponent
-        total += added * 10 ** (exponent - column.exponent)
+        total += sum(mantissas) * 10 ** (exponent - column.exponent)
     if not count:
         return False
     if is_average:
@@ -256,15 +264,38 @@ def _total_passes(
     return _lies_in(total, [integer_bounds(interval, exponent) for interval in intervals])
 
 
-def _added(column: NumberColumn, mantissas: Ints, rows: Sequence[int]) -> tuple[int, int]:
-    """The sum of the integers of some rows, and how many there are."""
-    if isinstance(rows, range):
-        first, last = rows.start, rows.stop
-        if column.positions is not None:
-            first, last = column.positions.searchsorted((first, last)).tolist()
-        return sum(mantissas[first:last].tolist()), last - first
-    found = [int(mantissas[at]) for row in rows if (at := _place(column, row)) is not None]
-    return sum(found), len(found)
+def _total_of_doubles_passes(
+    columns: Sequence[tuple[NumberColumn, Sequence[int]]], intervals: Sequence[Interval], *, is_average: bool
+) -> bool:
+    total = size = 0.0
+    count = 0
+    for column, rows in columns:
+        if column.mantissas is None:
+            numbers = _of_rows(column, column.doubles, rows)
+        else:
+            power = 10.0**column.exponent
+            numbers = [mantissa / power for mantissa in _of_rows(column, column.mantissas, rows)]
+        total += sum(numbers)
+        size += sum(map(abs, numbers))
+        count += len(numbers)
+    if not count:
+        return False
+    error = rounding_error(size, count)
+    is_inside, is_outside = inside_or_outside(total, error, count if is_average else 1, intervals)
+    if not (is_inside or is_outside):
+        raise TakesLong
+    return is_inside
+
+
+def _of_rows(column: NumberColumn, numbers: npt.NDArray[Any], rows: Sequence[int]) -> list[Any]:
+    """The numbers of the rows that have one."""
+    if not isinstance(rows, range):
+        return [numbers[at].item() for row in rows if (at := _place(column, row)) is not None]
+    first, last = rows.start, rows.stop
+    if column.positions is not None:
+        first, last = column.positions.searchsorted((first, last)).tolist()
+    found: list[Any] = numbers[first:last].tolist()
+    return found
 
 
 def _end_of(chosen: Sequence[_Chosen], of: int, *, is_first: bool) -> float | None:

@@ -7,9 +7,11 @@ sums near a limit of the test are computed with `decimal`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Any, overload
 
 import numpy as np
 
@@ -187,7 +189,7 @@ class _Approximation:
                 starts, slots = piece.starts[:-1], piece.slots
                 self.sums[slots] += np.add.reduceat(numbers.doubles, starts)
                 sizes[slots] += np.add.reduceat(np.abs(numbers.doubles), starts)
-            self.errors: Floats = (counts + 8) * (sizes * _ROUNDING + _TINY)
+            self.errors: Floats = rounding_error(sizes, counts)
 
     def exact(self, slots: Bools) -> Iterable[tuple[int, Decimal]]:
         """The exact sums of some slots."""
@@ -211,17 +213,44 @@ def _decided(rows: Sequence[NumberRows], counts: Ints, intervals: Intervals, *, 
     present = counts > 0
     divisors: Ints = np.where(present & average, counts, 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        numbers = approximation.sums / divisors
-        errors = approximation.errors / divisors + np.abs(numbers) * _ROUNDING + _TINY
-        low, high = numbers - errors, numbers + errors
-        inside = np.zeros(len(counts), np.bool_)
-        outside = np.ones(len(counts), np.bool_)
-        for interval in intervals:
-            lower = -np.inf if interval.low is None else interval.low
-            upper = np.inf if interval.high is None else interval.high
-            inside |= (low > lower) & (high < upper)
-            outside &= (high < lower) | (low > upper)
+        inside, outside = inside_or_outside(approximation.sums, approximation.errors, divisors, intervals)
     passed = inside & present
-    for slot, total in approximation.exact(present & ~inside & ~outside):
+    for slot, total in approximation.exact(present & np.logical_not(inside | outside)):
         passed[slot] = sum_in(total, int(counts[slot]) if average else 1, intervals)
     return passed
+
+
+@overload
+def rounding_error(size: float, count: int) -> float: ...
+@overload
+def rounding_error(size: Floats, count: Ints) -> Floats: ...
+def rounding_error(size: Any, count: Any) -> Any:
+    """How far a sum of doubles can be from that of their shortest decimals, in any order of adding them:
+    `size` is the sum of their absolute values.
+    """
+    return (count + 8) * (size * _ROUNDING + _TINY)
+
+
+@overload
+def inside_or_outside(
+    sums: float, errors: float, divisors: int, intervals: Intervals
+) -> tuple[bool, bool]: ...
+@overload
+def inside_or_outside(
+    sums: Floats, errors: Floats, divisors: Ints, intervals: Intervals
+) -> tuple[Bools, Bools]: ...
+def inside_or_outside(sums: Any, errors: Any, divisors: Any, intervals: Intervals) -> Any:
+    """Whether sums / divisors are clearly inside the intervals, and whether clearly outside: wherever within
+    their errors they are.
+    """
+    numbers = sums / divisors
+    errors = errors / divisors + abs(numbers) * _ROUNDING + _TINY
+    low, high = numbers - errors, numbers + errors
+    inside: Any = False
+    outside: Any = True
+    for interval in intervals:
+        lower = -math.inf if interval.low is None else interval.low
+        upper = math.inf if interval.high is None else interval.high
+        inside = inside | (low > lower) & (high < upper)
+        outside = outside & ((high < lower) | (low > upper))
+    return inside, outside
