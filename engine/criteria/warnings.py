@@ -27,9 +27,12 @@ SIBLINGS_TAKE_EVERYONE = "SIBLINGS_TAKE_EVERYONE"
 _SIBLINGS_NAMED_MAX = 3
 
 
-def never_seen(field: str, what: str) -> Warning:
-    """There are no such data; `what` reads as "event named 'buy'"."""
-    return Warning(field, f"no {what} has been seen so far", NEVER_SEEN)
+def never_seen(field: str, what: str, near: str = "") -> Warning:
+    """There are no such data; `what` reads as "event named 'buy'". `near` is a name like the one asked for
+    that has data ("" = none).
+    """
+    suggestion = f"; did you mean {near!r}?" if near else ""
+    return Warning(field, f"no {what} has been seen so far{suggestion}", NEVER_SEEN)
 
 
 def seen_elsewhere(field: str, what: str, owner: str, place: str) -> Warning:

@@ -6,7 +6,8 @@ of users that belong to one of the journey's inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -50,6 +51,10 @@ PLACES_MAX = 20
 """An account with more inputs is not told through which other one events came."""
 TEXT_SEARCHES_MAX = 20
 """Tests in the criteria of one call for which strings are looked at."""
+SUGGESTIONS_MAX = 5
+"""Names that were never seen in the criteria of one call, for which near ones are looked for."""
+SUGGESTED_CHARACTERS_MAX = 60
+"""Longer names take long to compare."""
 
 ValuesUsed: TypeAlias = EventValuesUsed | UserValuesUsed | IdentitiesUsed
 
@@ -75,6 +80,7 @@ class DataWarnings:
         self._found: dict[Lookup, Found] = {}
         self._places: dict[Lookup, str | None] = {}
         self._texts: dict[tuple[TextLookup, str], FoundText] = {}
+        self._near: dict[Lookup, str] = {}
 
     def of_all(self, criteria: Mapping[str, Criterion]) -> tuple[Warning, ...]:
         """The warnings about valid criteria, by path, in this order."""
@@ -148,8 +154,30 @@ class DataWarnings:
             self._places[lookup] = self._place(lookup)
         place = self._places[lookup]
         if place is None:
-            return never_seen(use.path, _in_words(use))
+            return never_seen(use.path, _in_words(use), self._near_name(lookup))
         return seen_elsewhere(use.path, _in_words(use), _owner(use), place)
+
+    def _near_name(self, lookup: Lookup) -> str:
+        """A name like that of the lookup that has data; "" when there is none."""
+        if lookup not in self._near and len(self._near) < SUGGESTIONS_MAX:
+            self._near[lookup] = self._found_near(lookup)
+        return self._near.get(lookup, "")
+
+    def _found_near(self, lookup: Lookup) -> str:
+        match lookup:
+            case EventLookup(key="", name=""):
+                return ""
+            case EventLookup() | AttributeLookup():
+                asked = "key" if lookup.key else "name"
+            case IdentityLookup():
+                asked = "type"
+            case _:
+                return ""
+        near = _nearest(getattr(lookup, asked), self._backend.names_beside(self._account, lookup))
+        if not near:
+            return ""
+        (found,) = self._look_up((msgspec.structs.replace(lookup, **{asked: near}),))
+        return near if found.is_there else ""
 
     def _place(self, lookup: Lookup) -> str | None:
         """Through which other inputs such data came, as precisely as the data tell; None when through
@@ -194,6 +222,15 @@ class DataWarnings:
             text = self._texts.get(key)
             if text is not None and not text.fits:
                 yield form_never_seen(tested.path, tested.form, what, all_seen=text.is_complete)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that differs least, whatever its case; "" when all differ much."""
+    if len(name) > SUGGESTED_CHARACTERS_MAX:
+        return ""
+    others = (each for each in known if each != name and len(each) <= SUGGESTED_CHARACTERS_MAX)
+    by_lower = {each.lower(): each for each in others}
+    return next((by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, 1)), "")
 
 
 def _through(lookup: Lookup, inputs: tuple[str, ...]) -> Lookup:

@@ -8,6 +8,7 @@ from itertools import combinations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.backends.base import (
     AttributeLookup,
@@ -23,6 +24,7 @@ from engine.backends.base import (
     UserLookup,
     UserRecord,
 )
+from engine.backends.base.lookups import NAMES_LISTED_MAX
 from engine.criteria.model import ConsentState, EventType
 from engine.values import MICROS_PER_DAY, Kind, Value, kind_of
 from tests.conformance.drawing import EVENT_NAMES, EVENT_TYPES, KEYS, PURPOSES, STRINGS, input_names
@@ -75,6 +77,22 @@ def _selected(record: EventRecord, lookup: EventLookup) -> bool:
         and lookup.name in ("", record.name)
         and lookup.type in (None, record.type)
     )
+
+
+def names_by_hand(users: Sequence[History], lookup: TextLookup) -> set[str]:
+    """The names that have data, instead of the lookup's."""
+    match lookup:
+        case EventLookup(key=""):
+            others = replace(lookup, name="")
+            return {record.name for user in users for record in user.events if _selected(record, others)}
+        case EventLookup():
+            events = [record for user in users for record in user.events if _selected(record, lookup)]
+            return {key for event in events for key in event.attributes}
+        case AttributeLookup():
+            places = {place for user in users for place in user.attributes}
+            return {key for workspace, key in places if workspace in lookup.workspaces}
+        case IdentityLookup():
+            return {type_ for user in users for type_ in user.identities}
 
 
 def is_there_by_hand(users: Sequence[History], lookup: Lookup) -> bool:
@@ -138,6 +156,14 @@ def assert_lookups(site: Site, account: str, users: Sequence[History], text: str
         assert found.kinds <= kinds, lookup
         assert found.kinds == kinds or not found.kinds.isdisjoint(lookup.enough), lookup
     for lookup in lookups:
+        if (
+            isinstance(lookup, EventLookup | AttributeLookup | IdentityLookup)
+            and lookup.inputs == input_names(account)
+            and not getattr(lookup, "enough", ())
+        ):
+            names = site.backend.names_beside(account, lookup)
+            assert names_by_hand(users, lookup) <= set(names), lookup
+            assert len(set(names)) == len(names) <= NAMES_LISTED_MAX, lookup
         if isinstance(lookup, IdentityLookup) or (
             isinstance(lookup, EventLookup | AttributeLookup) and lookup.key and not lookup.enough
         ):
@@ -197,6 +223,15 @@ def test_an_account_without_data_has_nothing(site: Site) -> None:
     assert found(site, *lookups) == [seen(), seen(), seen()]
     assert site.backend.find_text(ACCOUNT, AGE, bool) == FoundText(fits=False, is_complete=True)
     assert found(site) == []
+    assert site.backend.names_beside(ACCOUNT, AGE) == ()
+
+
+def test_a_list_of_names_is_bounded(site: Site) -> None:
+    names = [f"event {index}" for index in range(NAMES_LISTED_MAX + 10)]
+    site.send(*[EventRecord("ada", WEB, name, EventType.CUSTOM, NOON, {}) for name in names])
+    beside = site.backend.names_beside(ACCOUNT, EventLookup(inputs=(WEB,), name="event"))
+    assert len(beside) == NAMES_LISTED_MAX
+    assert set(beside) < set(names)
 
 
 def test_values_of_other_users_of_the_workspace_do_not_count(site: Site) -> None:

@@ -53,7 +53,11 @@ EXPECTED = [
         "finds no times so far: the values of 'at' of event 'buy' in the inputs of the journey are strings; "
         "send times, or test strings",
     ),
-    ("NEVER_SEEN", "all_of.criteria[2].event.name", "no event named 'byu' has been seen so far"),
+    (
+        "NEVER_SEEN",
+        "all_of.criteria[2].event.name",
+        "no event named 'byu' has been seen so far; did you mean 'buy'?",
+    ),
 ]
 
 DRAFT = {"journey": JOURNEY, "kind": BY_CRITERIA, "criteria": MISTAKEN}

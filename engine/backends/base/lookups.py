@@ -12,6 +12,8 @@ from engine.values import Kind
 
 TEXTS_LOOKED_AT_MAX = 1_000
 """Different strings that a search for one of a form looks at."""
+NAMES_LISTED_MAX = 1_000
+"""Names that a list of those beside a lookup's has."""
 
 
 class EventLookup(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,7 @@ class UserLookup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TextLookup: TypeAlias = EventLookup | AttributeLookup | IdentityLookup
-"""Lookups of values that may be strings."""
+"""Lookups of one name, whose values may be strings."""
 Lookup: TypeAlias = TextLookup | ConsentLookup | UserLookup
 
 
@@ -91,5 +93,12 @@ class LookupReader(Protocol):
     def find_text(self, account: str, lookup: TextLookup, fits: Callable[[str], bool]) -> FoundText:
         """Looks for a string that fits, alone or in a list, among at most `TEXTS_LOOKED_AT_MAX` of those that
         the lookup's events or users have.
+        """
+        ...
+
+    def names_beside(self, account: str, lookup: TextLookup) -> tuple[str, ...]:
+        """Names that could have been meant instead of the lookup's: of attributes of its events when it has a
+        key, else of events; of attributes of users, in its workspaces; of types of identities. At most
+        `NAMES_LISTED_MAX`, in no order. Some may have no data, or none through the inputs.
         """
         ...

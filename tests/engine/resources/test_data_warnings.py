@@ -42,7 +42,7 @@ from engine.criteria.model import (
     WithinLast,
 )
 from engine.errors import DataLoss
-from engine.resources.data_warnings import LOOKUPS_MAX, PLACES_MAX
+from engine.resources.data_warnings import LOOKUPS_MAX, PLACES_MAX, SUGGESTIONS_MAX
 from engine.resources.documents import JourneyDocument, MilestoneDocument
 from engine.resources.records import Account, Input, Journey, Milestone, Workspace
 from engine.values import MICROS_PER_DAY, Value
@@ -110,9 +110,14 @@ def test_data_that_never_came(shop: Site) -> None:
         (
             "NEVER_SEEN",
             f"{path}[0].event.of",
-            "no event named 'buy' with an attribute named 'prcie' has been seen so far",
+            "no event named 'buy' with an attribute named 'prcie' has been seen so far; "
+            "did you mean 'price'?",
         ),
-        ("NEVER_SEEN", f"{path}[1].event.name", "no event named 'byu' has been seen so far"),
+        (
+            "NEVER_SEEN",
+            f"{path}[1].event.name",
+            "no event named 'byu' has been seen so far; did you mean 'buy'?",
+        ),
         (
             "NEVER_SEEN",
             f"{path}[2].not.event.name",
@@ -131,6 +136,54 @@ def test_data_that_never_came(shop: Site) -> None:
         ),
         ("NEVER_SEEN", f"{path}[7].identity.type", "no identity of type 'mail' has been seen so far"),
         ("NEVER_SEEN", f"{path}[8].consent", "no consent under 'gdpr' for 'ads' has been seen so far"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "near"),
+    [
+        (Event(name="BUY"), "buy"),
+        (Event(name="buys"), "buy"),
+        (Event(name="sell"), ""),
+        (Event(name="x" * 100), ""),
+        (Event(name="buy", where=WhereAttribute(key="Price", test=Exists())), "price"),
+        (by_user("plann", Exists()), "plan"),
+        (Identity(type="e-mail", test=Exists()), "email"),
+        (Identity(type="plan", test=Exists()), ""),
+        (Consent(regulation="gdpr", purpose="adds", state=ConsentState.GIVEN), ""),
+    ],
+)
+def test_a_near_name_is_suggested(shop: Site, criterion: Criterion, near: str) -> None:
+    shop.engine.ingest.events(ACCOUNT, [event("u1", "buy", attributes={"price": 1.0})])
+    user = UserRecord(
+        user_id="u1",
+        input=WEB,
+        time=NOW,
+        attributes={"plan": "pro"},
+        identities={"email": "a@example.com"},
+        consents={("gdpr", "ads"): ConsentState.GIVEN},
+    )
+    shop.engine.ingest.users(ACCOUNT, [user])
+    ((reason, _, text),) = warned(shop, criterion)
+    assert reason == "NEVER_SEEN"
+    assert text.partition("; ")[2] == (f"did you mean {near!r}?" if near else "")
+
+
+def test_a_name_without_data_is_not_suggested(shop: Site) -> None:
+    shop.engine.ingest.events(ACCOUNT, [event("u1", "buy"), event("u2", "sell")])
+    assert "'buy'" in warned(shop, Event(name="byu"))[0][2]
+    shop.engine.ingest.erase(ACCOUNT, ["u1"])
+    assert warned(shop, Event(name="byu")) == [
+        ("NEVER_SEEN", "event.name", "no event named 'byu' has been seen so far")
+    ]
+
+
+def test_few_names_are_compared_in_one_call(shop: Site) -> None:
+    shop.engine.ingest.events(ACCOUNT, [event("u1", f"event-{index}") for index in range(10)])
+    misspelt = tuple(Event(name=f"evnt-{index}") for index in range(10))
+    texts = [text for _, _, text in warned(shop, AllOf(criteria=misspelt))]
+    assert [f"did you mean 'event-{index}'?" in text for index, text in enumerate(texts)] == [
+        index < SUGGESTIONS_MAX for index in range(10)
     ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from engine.backends.base import (
     AttributeLookup,
     ConsentLookup,
@@ -15,7 +17,7 @@ from engine.backends.base import (
     TextLookup,
     UserLookup,
 )
-from engine.backends.base.lookups import TEXTS_LOOKED_AT_MAX
+from engine.backends.base.lookups import NAMES_LISTED_MAX, TEXTS_LOOKED_AT_MAX
 from engine.backends.clickhouse.gateway.cluster_people import ClusterPeople
 from engine.backends.clickhouse.gateway.open_cluster import OpenCluster
 from engine.backends.clickhouse.mapped import MappedTable
@@ -35,6 +37,9 @@ from engine.backends.clickhouse.tables import (
 )
 from engine.backends.clickhouse.view import View
 from engine.values import Kind
+
+ROWS_LISTED_MAX = 1_000_000
+"""Rows of a server that are read for a list of names."""
 
 
 class ClusterLookups(OpenCluster):
@@ -95,6 +100,29 @@ class ClusterLookups(OpenCluster):
             found = sorted({x for rows in self._cluster.read(statement, mapped=mapped) for (x,) in rows})
         some = found[:TEXTS_LOOKED_AT_MAX]
         return FoundText(any(map(fits, some)), is_complete=len(found) <= TEXTS_LOOKED_AT_MAX)
+
+    def names_beside(self, account: str, lookup: TextLookup) -> tuple[str, ...]:
+        """Names that could have been meant, among the first rows that a server finds."""
+        with self._viewed(account) as (people, view):
+            if people is None:
+                return ()
+            mapped: Sequence[MappedTable] = ()
+            if isinstance(lookup, EventLookup):
+                view = of_inputs(view, lookup.inputs)
+                mapped = view.mapped
+                keys = [f"mapKeys({column})" for column in VALUE_COLUMNS.values()]
+                names = f"arrayJoin(arrayConcat({', '.join(keys)}))" if lookup.key else "name"
+                rows = _events(view, msgspec.structs.replace(lookup, name=lookup.name if lookup.key else ""))
+            else:
+                names = "key"
+                places = lookup.workspaces if isinstance(lookup, AttributeLookup) else (IDENTITY,)
+                rows = f"FROM {FACTS} WHERE {all_of([counted(view, FACTS), one_of('place', places)])}"
+            statement = (
+                f"SELECT DISTINCT x FROM (SELECT {names} AS x {rows} LIMIT {ROWS_LISTED_MAX})"
+                f" LIMIT {NAMES_LISTED_MAX}"
+            )
+            found = {x for rows in self._cluster.read(statement, mapped=mapped) for (x,) in rows}
+        return tuple(found)[:NAMES_LISTED_MAX]
 
 
 def _events(view: View, lookup: EventLookup) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import islice
 from typing import TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -26,16 +27,18 @@ from engine.backends.base import (
     TextLookup,
     UserLookup,
 )
-from engine.backends.base.lookups import TEXTS_LOOKED_AT_MAX
+from engine.backends.base.lookups import NAMES_LISTED_MAX, TEXTS_LOOKED_AT_MAX
 from engine.backends.local.account.account import Account
 from engine.backends.local.attributes.index import EMPTY_LIST
 from engine.backends.local.events.model import NEVER, ResolvedSelection
-from engine.backends.local.storage.name_table import FieldKind, field_name
+from engine.backends.local.storage.name_table import FieldKind, field_name, field_of
 from engine.criteria.operators import ANY_KIND
 from engine.values import Kind
 
 TEXT_PARTS_MAX = 8
 """Parts of a group whose strings are looked at."""
+FIELDS_LISTED_MAX = 2_000
+"""Names of attributes and identities of an account that are read for a list: about a millisecond."""
 
 _UserLookup: TypeAlias = AttributeLookup | IdentityLookup | ConsentLookup
 
@@ -90,6 +93,27 @@ class Lookups:
                 break
             yield
         return search.result()
+
+    def names_beside(self, lookup: TextLookup) -> tuple[str, ...]:
+        """The names of the account that could have been meant."""
+        account = self._account
+        match lookup:
+            case EventLookup(key=""):
+                names: Iterable[str] = account.events.numbers
+            case EventLookup():
+                names = account.event_attributes.numbers
+            case AttributeLookup() | IdentityLookup():
+                names = dict.fromkeys(self._field_names(lookup))
+        return tuple(islice(names, NAMES_LISTED_MAX))
+
+    def _field_names(self, lookup: AttributeLookup | IdentityLookup) -> Iterator[str]:
+        for name in islice(self._account.fields.numbers, FIELDS_LISTED_MAX):
+            field = field_of(name)
+            if isinstance(lookup, IdentityLookup):
+                if field.kind is FieldKind.IDENTITY:
+                    yield field.scope
+            elif field.kind is FieldKind.ATTRIBUTE and field.scope in lookup.workspaces:
+                yield field.key
 
     # --- events ---------------------------------------------------------------------------------------------
 

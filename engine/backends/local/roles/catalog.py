@@ -59,6 +59,12 @@ class CatalogPages(OpenStore[Account]):
         nothing = FoundText(fits=False, is_complete=True)
         return self._in_steps(account, lambda data: data.found_text(lookup, fits), nothing)
 
+    def names_beside(self, account: str, lookup: TextLookup) -> tuple[str, ...]:
+        """Names that could have been meant."""
+        with self._locked():
+            found = self._state.find_account(account)
+            return () if found is None else Lookups(found).names_beside(lookup)
+
     def _in_steps(self, account: str, begin: Callable[[Lookups], Steps[T]], nothing: T) -> T:
         """The result of some work, `nothing` for an account without data."""
         with self._locked():
