@@ -137,8 +137,8 @@ class BriefEvaluation:
         watched: ChangedUsers,
         pool: Pool,
     ) -> None:
-        """`users` by group, with some in each, which nobody changes; `late` collects since before the first
-        answer of the pool.
+        """`users` by group in order, with some in each, which nobody changes; `late` collects since before
+        the first answer of the pool.
         """
         self.account = plan.account
         self._executor = executor
@@ -210,7 +210,7 @@ class BriefEvaluation:
         known = dict(self._users)
         for group, some in late.items():
             known[group] = known[group] | some if group in known else some
-        self._users = known
+        self._users = dict(sorted(known.items()))
 
     def _roots_by_group(self, users: Mapping[int, BitMap], read: Read) -> list[BitMap]:
         by_group: dict[int, list[BitMap]] = {}
@@ -223,8 +223,8 @@ class BriefEvaluation:
         ]
 
     def users(self) -> Mapping[int, BitMap]:
-        """The users evaluated, by group in order."""
-        return dict(sorted(self._users.items()))
+        """The users evaluated, by group in order: the object that was given, unless users have changed."""
+        return self._users
 
     def answers(self) -> list[Mapping[int, BitMap]]:
         """For each root the users evaluated that are in it, by group in order: for the same users the same
