@@ -60,6 +60,11 @@ PASSES: tuple[Pass, ...] = (simplify_rows, fold_constants, share)
 """A union of predicates offers nothing to the other passes."""
 
 
+LATER_KEPT_MAX = 4
+ANSWERS_KEPT_MAX = 16
+"""What is kept of each template for `may_move`: journeys that share it ask about few instants."""
+
+
 class UnexpectedChange(TypeError):
     """A step depends on time in an unsupported way: a bug in this module, not in the input."""
 
@@ -74,8 +79,10 @@ class ExpiryTemplate:
             for make in planner.steps.makers.values()
             if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
         ]
-        self._kept: tuple[Micros, list[Step]] = 0, self._steps(0)
-        """The steps as of an instant that was asked for last: of all ends of horizons, the farthest."""
+        self._later: dict[Micros, list[Step]] = {}
+        """The steps as of later instants that `may_move` was asked about."""
+        self._answers: dict[tuple[Micros, Micros, tuple[Micros, Micros] | None], bool] = {}
+        """What `may_move` has answered."""
 
     def _steps(self, as_of: Micros) -> list[Step]:
         return [make(as_of) for make in self._makers]
@@ -107,15 +114,28 @@ class ExpiryTemplate:
         self, before_as_of: Micros, after_as_of: Micros, times: tuple[Micros, Micros] | None
     ) -> bool:
         """Whether the plan `between` may find users by events of times between these two, both included, or
-        by first or last seen times there; None: by any data. It is asked again and again with the same later
-        instant.
+        by first or last seen times there; None: by any data. It is asked again and again with the same
+        instants, and later with the same later one.
         """
+        question = before_as_of, after_as_of, times
+        found = self._answers.get(question)
+        if found is None:
+            if len(self._answers) >= ANSWERS_KEPT_MAX:
+                self._answers.clear()
+            found = self._answers[question] = self._may_move(before_as_of, after_as_of, times)
+        return found
+
+    def _may_move(
+        self, before_as_of: Micros, after_as_of: Micros, times: tuple[Micros, Micros] | None
+    ) -> bool:
         first, last = sorted((before_as_of, after_as_of))
-        if self._kept[0] != last:
-            self._kept = last, self._steps(last)
+        later = self._later.get(last)
+        if later is None:
+            if len(self._later) >= LATER_KEPT_MAX:
+                self._later.clear()
+            later = self._later[last] = self._steps(last)
         return any(
-            _may_find(make(first), after, times)
-            for make, after in zip(self._makers, self._kept[1], strict=True)
+            _may_find(make(first), after, times) for make, after in zip(self._makers, later, strict=True)
         )
 
     def _expired(self, before_as_of: Micros, after_as_of: Micros) -> Iterator[Step]:

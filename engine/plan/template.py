@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from engine.bounded_cache import held_bytes
 from engine.plan.compile import Planner
 from engine.plan.model import Plan, encode_step
@@ -30,9 +32,17 @@ class Template:
         }
         self.nbytes = 2 * held_bytes(len(self._plan.encode()), self._plan)
         """Approximate memory: of the steps, and of the criteria that they are made of."""
+        self._last: Plan | None = None
+        """The plan that was asked for last: the journeys of a round that share a template share it, too."""
 
     def at(self, as_of: Micros) -> Plan:
         """The plan as of an instant."""
+        last = self._last
+        if last is None or last.as_of != as_of:
+            last = self._last = self._made(as_of)
+        return last
+
+    def _made(self, as_of: Micros) -> Plan:
         plan = self._plan
         steps = plan.steps
         if self._moving:
@@ -41,6 +51,14 @@ class Template:
                 moved[index] = make(as_of)
             steps = tuple(moved)
         return Plan(account=plan.account, as_of=as_of, steps=steps, roots=plan.roots)
+
+
+def form_of(planner: Planner, roots: Sequence[int]) -> bytes:
+    """Equal for planners that make the same steps at every instant, with the same roots."""
+    steps = planner.steps
+    return msgspec.msgpack.encode(
+        (planner.account, planner.as_of, steps.steps, [*steps.sources.items()], roots)
+    )
 
 
 def audiences_template(account: Account, audiences: Sequence[str], resolver: AudienceResolver) -> Template:

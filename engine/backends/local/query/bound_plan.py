@@ -28,6 +28,8 @@ class BoundPlan:
         self.predicates: list[Predicate | None] = []
         self.encoded: list[bytes] = []
         self._families: dict[int, bytes] = {}
+        self._moved: BoundPlan | None = None
+        """What it was moved to last: journeys that ask the same move it to one plan."""
         self.costs: list[float] = []
         self._model = CostModel()
         uses = Counter(operand for step in plan.steps for operand in operands_of(step))
@@ -54,6 +56,8 @@ class BoundPlan:
         """A plan of the same template as of another instant, bound by resolving what differs. None when it
         has another form.
         """
+        if self._moved is not None and self._moved.plan is plan:
+            return self._moved
         if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
             return None
         pairs = zip(plan.steps, self.steps, strict=True)
@@ -64,7 +68,7 @@ class BoundPlan:
             return None
         found = BoundPlan.__new__(BoundPlan)
         vars(found).update(vars(self))
-        found.plan, found.steps = plan, plan.steps
+        found.plan, found.steps, found._moved = plan, plan.steps, None
         # Estimated costs hardly depend on the instant; they only order the operands of a step.
         found.predicates, found.encoded = list(self.predicates), list(self.encoded)
         for index in others:
@@ -73,6 +77,7 @@ class BoundPlan:
             assert predicate is not None
             found.predicates[index] = moved(self.account, predicate, self.steps[index], plan.steps[index])
             found.encoded[index] = b""
+        self._moved = found
         return found
 
     def _add(self, step: Step) -> None:

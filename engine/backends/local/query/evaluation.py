@@ -174,7 +174,13 @@ class BriefEvaluation:
         self, plan: BoundPlan, shared: SharedAnswers, users: Mapping[int, BitMap], read: Read
     ) -> list[BitMap]:
         plan = self._executor.renewed(plan, read)
-        return SharedRun(plan, shared, shared.ordinals_of(users), read).sets(plan.roots)
+
+        def answer() -> tuple[BoundPlan, Mapping[int, BitMap], list[BitMap]]:
+            # What names the answer is kept with it, so that nothing else gets the name.
+            return plan, users, SharedRun(plan, shared, shared.ordinals_of(users), read).sets(plan.roots)
+
+        # Journeys that ask the same have one plan.
+        return shared.once((id(plan), id(users)), answer)[2]
 
     def catch_up(self, read: Read) -> None:
         """Evaluates users that changed, while others write, until few are left; none if they can wait."""
