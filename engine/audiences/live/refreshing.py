@@ -176,9 +176,9 @@ class JourneyRefresher:
         if now < state.as_of or self._backend.expected(journey) is None:
             state.horizons = ()
         for level, length in enumerate(HORIZONS_MICROS):
-            if level < len(state.horizons) and now <= state.horizons[level]:
-                continue
             is_first = level >= len(state.horizons)
+            if not is_first and (now <= state.horizons[level] or self._expects_nobody(journey, level)):
+                continue
             after = int(length * state.first_share) if is_first else length
             until = min([now + after, *state.horizons[level - 1 : level]])
             plan = None
@@ -187,6 +187,14 @@ class JourneyRefresher:
             since = min(state.as_of, until)
             self._backend.look_ahead(account_of(journey), journey, level, plan, since, until)
             state.horizons = (*state.horizons[:level], until)
+
+    def _expects_nobody(self, journey: str, level: int) -> bool:
+        """Whether a horizon that has ended says what it would say if it were renewed: those that are farther
+        hold, and have nobody.
+        """
+        return level > 0 and not (
+            self._backend.expected(journey, level - 1) or self._backend.expected(journey, level)
+        )
 
     # --- a round --------------------------------------------------------------------------------------------
 
