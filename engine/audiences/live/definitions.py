@@ -81,6 +81,7 @@ class Definitions:
             digests=digests,
             audiences=tuple(digests),
             audience_digests=tuple(digests.values()),
+            milestone_of=dict(zip(digests, (record.name for record in records), strict=True)),
             compiled=self._shared(planner, roots),
             zone=load_zone(account.time_zone),
             names=frozenset(t.name for located in made.values() for t, _ in located) - {journey},

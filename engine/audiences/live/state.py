@@ -43,9 +43,10 @@ class Definition:
     milestones: tuple[str, ...]
     digests: dict[str, str]
     audiences: tuple[str, ...]
-    """The audiences of `digests`."""
     audience_digests: tuple[str, ...]
-    """Those of `digests`."""
+    """The keys and the values of `digests`."""
+    milestone_of: dict[str, str]
+    """By audience, in the same order."""
     compiled: Compiled
     zone: ZoneInfo
     """That of the account."""
