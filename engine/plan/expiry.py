@@ -12,7 +12,7 @@ method here. A step that differs in an unexpected way raises `UnexpectedChange`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -50,9 +50,10 @@ from engine.plan.passes import Pass, optimise
 from engine.plan.passes.fold_constants import fold_constants
 from engine.plan.passes.share import share
 from engine.plan.passes.simplify_rows import simplify_rows
+from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import Account, AudienceResolver, JourneyTree
 from engine.plan.visitor import StepVisitor
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+from engine.values import Micros
 
 Part = TypeVar("Part", bound=msgspec.Struct)
 
@@ -72,25 +73,19 @@ class UnexpectedChange(TypeError):
 class ExpiryTemplate:
     """Plans of expiry for the milestones that a planner has compiled, between any two instants."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, timed: TimedSteps | None = None) -> None:
+        """`timed`: those of the planner, if they are known."""
         self._account = planner.account.name
-        self._makers = [
-            make
-            for make in planner.steps.makers.values()
-            if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
-        ]
-        self._later: dict[Micros, list[Step]] = {}
+        self._timed = TimedSteps(planner) if timed is None else timed
+        self._later: dict[Micros, Mapping[int, Step]] = {}
         """The steps as of later instants that `may_move` was asked about."""
         self._answers: dict[tuple[Micros, Micros, tuple[Micros, Micros] | None], bool] = {}
         """What `may_move` has answered."""
 
-    def _steps(self, as_of: Micros) -> list[Step]:
-        return [make(as_of) for make in self._makers]
-
     @property
     def depends_on_time(self) -> bool:
         """Whether time can move anyone."""
-        return bool(self._makers)
+        return bool(self._timed)
 
     def between(
         self, before_as_of: Micros, after_as_of: Micros, passes: Sequence[Pass] = PASSES
@@ -133,15 +128,15 @@ class ExpiryTemplate:
         if later is None:
             if len(self._later) >= LATER_KEPT_MAX:
                 self._later.clear()
-            later = self._later[last] = self._steps(last)
-        return any(
-            _may_find(make(first), after, times) for make, after in zip(self._makers, later, strict=True)
-        )
+            later = self._later[last] = self._timed.at(last)
+        steps = self._timed.at(first)
+        return any(_may_find(steps[index], after, times) for index, after in later.items())
 
     def _expired(self, before_as_of: Micros, after_as_of: Micros) -> Iterator[Step]:
         first, last = sorted((before_as_of, after_as_of))
-        for make in self._makers:
-            if (old := make(first)) != (new := make(last)):
+        steps, later = self._timed.at(first), self._timed.at(last)
+        for index, old in steps.items():
+            if old != (new := later[index]):
                 yield from expired(old, new)
 
 

@@ -12,9 +12,10 @@ import msgspec
 
 from engine.bounded_cache import held_bytes
 from engine.plan.compile import Planner
-from engine.plan.model import Plan, encode_step
+from engine.plan.model import Plan
+from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import Account, AudienceResolver
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+from engine.values import Micros
 
 
 class Template:
@@ -22,14 +23,10 @@ class Template:
     share every step that is the same, so a backend sees cheaply what differs.
     """
 
-    def __init__(self, planner: Planner, roots: Sequence[int]) -> None:
+    def __init__(self, planner: Planner, roots: Sequence[int], timed: TimedSteps | None = None) -> None:
+        """`timed`: those of the planner, if they are known."""
         self._plan = planner.plan(roots, ())
-        # A step that is the same at both ends of time does not depend on it.
-        self._moving = {
-            index: make
-            for index, make in planner.steps.makers.items()
-            if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
-        }
+        self._timed = TimedSteps(planner) if timed is None else timed
         self.nbytes = 2 * held_bytes(len(self._plan.encode()), self._plan)
         """Approximate memory: of the steps, and of the criteria that they are made of."""
         self._last: Plan | None = None
@@ -45,10 +42,10 @@ class Template:
     def _made(self, as_of: Micros) -> Plan:
         plan = self._plan
         steps = plan.steps
-        if self._moving:
+        if self._timed:
             moved = list(steps)
-            for index, make in self._moving.items():
-                moved[index] = make(as_of)
+            for index, step in self._timed.at(as_of).items():
+                moved[index] = step
             steps = tuple(moved)
         return Plan(account=plan.account, as_of=as_of, steps=steps, roots=plan.roots)
 

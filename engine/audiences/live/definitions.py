@@ -14,6 +14,7 @@ from engine.plan.compile import Planner
 from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import reads_of
 from engine.plan.template import Template, form_of
+from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import made_of
 from engine.resources.activation import Activation
 from engine.resources.milestone_tree import Forest
@@ -93,7 +94,8 @@ class Definitions:
         found = self._compiled.get(form)
         if found is None:
             reads = reads_of(planner.steps.steps)
-            found = Compiled(Template(planner, roots), ExpiryTemplate(planner), reads)
+            timed = TimedSteps(planner)
+            found = Compiled(Template(planner, roots, timed), ExpiryTemplate(planner, timed), reads)
             self._compiled[form] = found
         return found
 

@@ -8,6 +8,7 @@ identity: whom a round evaluates, the answers and the members are objects that n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from pyroaring import BitMap
 
@@ -22,13 +23,21 @@ Users = Mapping[int, BitMap | None]
 _NOBODY = BitMap()
 
 
+class After(NamedTuple):
+    """Members after changes: those of the groups that have changed, and all."""
+
+    changed: Mapping[int, BitMap]
+    members: Members
+
+
 class Alike:
     """The differences of one round, or of one write, by what they are made of."""
 
     def __init__(self) -> None:
         self._entries: dict[int, tuple[Mapping[int, BitMap], Changes]] = {}
         self._changes: dict[tuple[int, int, int], tuple[Users, Members, Mapping[int, BitMap], Changes]] = {}
-        self._after: dict[tuple[int, int], tuple[Members, Changes, Members]] = {}
+        self._exits: dict[tuple[int, int], tuple[Members, Mapping[int, BitMap], Changes]] = {}
+        self._after: dict[tuple[int, int], tuple[Members, Changes, After]] = {}
         """By identity of what comes first in each value; it is kept, so that nothing else gets its name."""
 
     def changes(self, users: Users, before: Members, after: Mapping[int, BitMap]) -> Changes:
@@ -57,16 +66,31 @@ class Alike:
             found = self._entries[id(users)] = users, changes
         return found[1]
 
-    def after(self, before: Members, changes: Changes) -> Members:
+    def exits(self, before: Members, gone: Mapping[int, BitMap]) -> Changes:
+        """The exits of a membership with these members, some of whom, by group, are gone."""
+        name = id(before), id(gone)
+        found = self._exits.get(name)
+        if found is None:
+            changes = exits_among(gone, before.__getitem__)
+            found = self._exits[name] = before, gone, changes
+        return found[2]
+
+    def after(self, before: Members, changes: Changes) -> After:
         """The members after changes."""
         name = id(before), id(changes)
         found = self._after.get(name)
         if found is None:
-            members = list(before)
-            for each in changes.groups:
-                members[each.group] = changed_members(before[each.group], each)
-            found = self._after[name] = before, changes, tuple(members)
+            changed = {each.group: changed_members(before[each.group], each) for each in changes.groups}
+            members = tuple([changed.get(group, users) for group, users in enumerate(before)])
+            found = self._after[name] = before, changes, After(changed, members)
         return found[2]
+
+
+def exits_among(gone: Mapping[int, BitMap], members_in: Callable[[int], BitMap]) -> Changes:
+    """As `Alike.exits`, of a membership whose members `members_in` gives for a group."""
+    return Changes(
+        GroupChanges(group, _NOBODY, members_in(group) & users) for group, users in sorted(gone.items())
+    )
 
 
 def changed_members(before: BitMap, changes: GroupChanges) -> BitMap:

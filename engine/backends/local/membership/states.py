@@ -104,6 +104,14 @@ def _members_key(number: int, group: int) -> bytes:
     return key(Family.MEMBERS, number, group)
 
 
+@functools.lru_cache(MEMBERS_KEYS_KEPT)
+def _state_key(audience: str) -> bytes:
+    return key(Family.MEMBERSHIP, audience.encode())
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
 def new_calculation() -> int:
     """Tells a calculation from all others."""
     return secrets.randbits(CALCULATION_BITS)
@@ -213,7 +221,7 @@ class States:
 
     def write(self, txn: Writable, audience: str, state: StoredState) -> None:
         """Writes the state of a membership."""
-        txn.put(key(Family.MEMBERSHIP, audience.encode()), msgspec.msgpack.encode(state))
+        txn.put(_state_key(audience), _encoder.encode(state))
 
     def write_members(self, txn: Writable, state: StoredState, group: int, members: BitMap) -> None:
         """Writes the members of a group."""

@@ -7,6 +7,7 @@ for the disk. Only one is under way at a time, by a thread with the index lock.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from engine.backends.base import ChangePage, Membership, OptedIn, PublishedMembe
 from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.account.updates import Watched
-from engine.backends.local.membership.alike import Alike, Members, changed_members
+from engine.backends.local.membership.alike import Alike, Members, changed_members, exits_among
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog
 from engine.backends.local.membership.dirty_users import DirtyUsers, Flight
 from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits, Naming
@@ -527,13 +528,16 @@ class Memberships:
         ahead = self._states.ahead(update.state)
         known = self.published(state.account).stored.get(audience)
         before = None if known is None or known.scope != state.scope else known.members
-        after = None if before is None else alike.after(before, update.changes)
-        members = {
-            each.group: changed_members(self._states.members(state, each.group), each)
-            if after is None
-            else after[each.group]
-            for each in update.changes.groups
-        }
+        members: Mapping[int, BitMap]
+        if before is None:
+            published = None
+            members = {
+                each.group: changed_members(self._states.members(state, each.group), each)
+                for each in update.changes.groups
+            }
+        else:
+            after = alike.after(before, update.changes)
+            published, members = (before, after.members), after.changed
         record = self._log.append(txn, state, update.changes, update.as_of)
         is_new = self._states.find(audience) is None
         state.behind += state.last_sequence - update.state.last_sequence
@@ -542,7 +546,6 @@ class Memberships:
             self._write_members(txn, state, members)
         self._states.write(txn, audience, state)
         is_news = state.last_sequence > update.state.last_sequence or is_new
-        published = None if before is None or after is None else (before, after)
         return _Written(state, record, members, update.definition, published, is_news)
 
     def _write_members(self, txn: Writable, state: StoredState, members: Mapping[int, BitMap]) -> None:
@@ -774,10 +777,11 @@ class Memberships:
         self._waiting[0] = exits = exits.closed()
         changes, outcome, naming, alike = WriteBuffer(), {}, [], Alike()
         for audience, state in self._of(exits).items():
-            gone = Changes(
-                GroupChanges(group, BitMap(), self._states.members(state, group) & users)
-                for group, users in sorted(exits.gone.items())
-            )
+            published = self.published(state.account).stored.get(audience)
+            if published is None or published.members is None:
+                gone = exits_among(exits.gone, functools.partial(self._states.members, state))
+            else:
+                gone = alike.exits(published.members, exits.gone)
             last = state.last_sequence
             if gone:
                 latest = max(each.erased_at for each in self._waiting)

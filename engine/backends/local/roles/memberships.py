@@ -457,7 +457,8 @@ class StoredMemberships(OpenStore[P]):
             expected.drop(asked.scope)
         else:
             for level, users in enumerate(asked.ahead):
-                expected.renew(asked.scope, level, users)
+                if users:
+                    expected.renew(asked.scope, level, users)
             if len(asked.ahead) < expected.levels(asked.scope):
                 # What is expected of the refreshed users is not known.
                 expected.drop(asked.scope)
