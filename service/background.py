@@ -30,9 +30,10 @@ class Refresher(Repeating):
     """Refreshes activated audiences after new data and as time passes, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows move
-    without new data. The pause after a round is as long as the round, and at most `REST_S_MAX`: beside many
-    calls a round takes longer, and the more events one round is about, the less of the interpreter the rounds
-    take from the calls. Calls need not wait for a round, which lets them go first, again and again.
+    without new data. The pause after a round is as long as the processor time that it took, and at most
+    `REST_S_MAX`: the longer a round takes, the more events the next one is about, and the less of the
+    interpreter the rounds take from the calls. A round that took long because it let calls go first, again
+    and again, has left them enough: it is not followed by a longer pause.
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
@@ -49,7 +50,7 @@ class Refresher(Repeating):
 
     def _round(self) -> float:
         """Refreshes once and returns the pause in seconds."""
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             self._live.refresh_all()
         # A failed refresh changes no memberships; the next one retries.
@@ -59,7 +60,7 @@ class Refresher(Repeating):
         except Exception:
             _logger.exception("refresh failed")
             return FAILURE_WAIT_S
-        return min(max(time.monotonic() - began, REST_S_MIN), REST_S_MAX)
+        return min(max(time.thread_time() - began, REST_S_MIN), REST_S_MAX)
 
 
 class Retainer(Repeating):

@@ -76,16 +76,20 @@ class StepList:
         self.steps: list[PlanStep] = []
         self.makers: dict[int, StepMaker] = {}
         """What makes the steps that may depend on the instant, by index."""
+        self.sources: dict[int, tuple[Criterion, tuple[str, ...]]] = {}
+        """By index what these are made of beside the account: the criterion, and the journey's inputs."""
 
     def add(self, step: PlanStep) -> int:
         """Appends a step and returns its index."""
         self.steps.append(step)
         return len(self.steps) - 1
 
-    def add_timed(self, make: StepMaker) -> int:
-        """Appends a step that may depend on the instant."""
+    def add_timed(self, make: StepMaker, source: Criterion, inputs: tuple[str, ...]) -> int:
+        """Appends a step that may depend on the instant. It must depend on nothing else but the criterion,
+        the inputs and the account.
+        """
         index = self.add(make(self._as_of))
-        self.makers[index] = make
+        self.makers[index], self.sources[index] = make, (source, inputs)
         return index
 
     def intersection(self, operands: list[int]) -> int:
@@ -158,8 +162,8 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         return CompiledNode(path, criterion, self.steps.add(step))
 
     def identity(self, criterion: Identity, path: str) -> CompiledNode:
-        step = self.steps.add_timed(
-            lambda as_of: IdentityMatch(type=criterion.type, test=criterion.test.resolve(as_of))
+        step = self._timed(
+            lambda as_of: IdentityMatch(type=criterion.type, test=criterion.test.resolve(as_of)), criterion
         )
         return CompiledNode(path, criterion, step)
 
@@ -179,6 +183,9 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
 
         return select
 
+    def _timed(self, make: StepMaker, criterion: Criterion) -> int:
+        return self.steps.add_timed(make, criterion, self.inputs)
+
     def _everyone_but(self, step: int) -> int:
         return self.steps.add(Difference(minuend=self.universe, subtrahend=step))
 
@@ -186,17 +193,19 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         key, test = criterion.key, criterion.test
         if key not in BUILT_IN_ATTRIBUTES:
             workspaces = workspaces_of(self.inputs)
-            return self.steps.add_timed(
-                lambda as_of: AttributeMatch(workspaces=workspaces, key=key, test=test.resolve(as_of))
+            return self._timed(
+                lambda as_of: AttributeMatch(workspaces=workspaces, key=key, test=test.resolve(as_of)),
+                criterion,
             )
         if key == USER_ID:
-            return self.steps.add_timed(lambda as_of: UserIdMatch(test=test.resolve(as_of)))
-        return self.steps.add_timed(
+            return self._timed(lambda as_of: UserIdMatch(test=test.resolve(as_of)), criterion)
+        return self._timed(
             lambda as_of: SeenMatch(
                 inputs=self.inputs,
                 last=key == LAST_SEEN,
                 test=InstantRange(matcher_of(test.resolve(as_of)).instants),
-            )
+            ),
+            criterion,
         )
 
     def _event(self, event: Event) -> int:
@@ -208,14 +217,15 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
             intervals = complement(intervals)
         time_zone = self.account.time_zone if event.aggregate is Aggregate.DISTINCT_DAYS else "UTC"
         select = self._selection(event)
-        predicate = self.steps.add_timed(
+        predicate = self._timed(
             lambda as_of: EventMatch(
                 selection=select(events_range(event.window, as_of, self.account), as_of),
                 aggregate=event.aggregate,
                 of=event.of,
                 time_zone=time_zone,
                 intervals=intervals,
-            )
+            ),
+            event,
         )
         return self._everyone_but(predicate) if zero_passes else predicate
 
@@ -228,7 +238,7 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
                 steps=tuple(select(time, as_of) for select in selects), within=sequence.within
             )
 
-        return self.steps.add_timed(make)
+        return self._timed(make, sequence)
 
 
 def _row_filter(selected: Event | Step) -> Callable[[Micros], RowFilter | None]:

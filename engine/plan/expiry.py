@@ -12,7 +12,7 @@ method here. A step that differs in an unexpected way raises `UnexpectedChange`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -50,14 +50,20 @@ from engine.plan.passes import Pass, optimise
 from engine.plan.passes.fold_constants import fold_constants
 from engine.plan.passes.share import share
 from engine.plan.passes.simplify_rows import simplify_rows
+from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import Account, AudienceResolver, JourneyTree
 from engine.plan.visitor import StepVisitor
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+from engine.values import Micros
 
 Part = TypeVar("Part", bound=msgspec.Struct)
 
 PASSES: tuple[Pass, ...] = (simplify_rows, fold_constants, share)
 """A union of predicates offers nothing to the other passes."""
+
+
+LATER_KEPT_MAX = 4
+ANSWERS_KEPT_MAX = 16
+"""What is kept of each template for `may_move`: journeys that share it ask about few instants."""
 
 
 class UnexpectedChange(TypeError):
@@ -67,23 +73,19 @@ class UnexpectedChange(TypeError):
 class ExpiryTemplate:
     """Plans of expiry for the milestones that a planner has compiled, between any two instants."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, timed: TimedSteps | None = None) -> None:
+        """`timed`: those of the planner, if they are known."""
         self._account = planner.account.name
-        self._makers = [
-            make
-            for make in planner.steps.makers.values()
-            if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
-        ]
-        self._kept: tuple[Micros, list[Step]] = 0, self._steps(0)
-        """The steps as of an instant that was asked for last: of all ends of horizons, the farthest."""
-
-    def _steps(self, as_of: Micros) -> list[Step]:
-        return [make(as_of) for make in self._makers]
+        self._timed = TimedSteps(planner) if timed is None else timed
+        self._later: dict[Micros, Mapping[int, Step]] = {}
+        """The steps as of later instants that `may_move` was asked about."""
+        self._answers: dict[tuple[Micros, Micros, tuple[Micros, Micros] | None], bool] = {}
+        """What `may_move` has answered."""
 
     @property
     def depends_on_time(self) -> bool:
         """Whether time can move anyone."""
-        return bool(self._makers)
+        return bool(self._timed)
 
     def between(
         self, before_as_of: Micros, after_as_of: Micros, passes: Sequence[Pass] = PASSES
@@ -107,21 +109,34 @@ class ExpiryTemplate:
         self, before_as_of: Micros, after_as_of: Micros, times: tuple[Micros, Micros] | None
     ) -> bool:
         """Whether the plan `between` may find users by events of times between these two, both included, or
-        by first or last seen times there; None: by any data. It is asked again and again with the same later
-        instant.
+        by first or last seen times there; None: by any data. It is asked again and again with the same
+        instants, and later with the same later one.
         """
+        question = before_as_of, after_as_of, times
+        found = self._answers.get(question)
+        if found is None:
+            if len(self._answers) >= ANSWERS_KEPT_MAX:
+                self._answers.clear()
+            found = self._answers[question] = self._may_move(before_as_of, after_as_of, times)
+        return found
+
+    def _may_move(
+        self, before_as_of: Micros, after_as_of: Micros, times: tuple[Micros, Micros] | None
+    ) -> bool:
         first, last = sorted((before_as_of, after_as_of))
-        if self._kept[0] != last:
-            self._kept = last, self._steps(last)
-        return any(
-            _may_find(make(first), after, times)
-            for make, after in zip(self._makers, self._kept[1], strict=True)
-        )
+        later = self._later.get(last)
+        if later is None:
+            if len(self._later) >= LATER_KEPT_MAX:
+                self._later.clear()
+            later = self._later[last] = self._timed.at(last)
+        steps = self._timed.at(first)
+        return any(_may_find(steps[index], after, times) for index, after in later.items())
 
     def _expired(self, before_as_of: Micros, after_as_of: Micros) -> Iterator[Step]:
         first, last = sorted((before_as_of, after_as_of))
-        for make in self._makers:
-            if (old := make(first)) != (new := make(last)):
+        steps, later = self._timed.at(first), self._timed.at(last)
+        for index, old in steps.items():
+            if old != (new := later[index]):
                 yield from expired(old, new)
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from engine.bounded_cache import held_bytes
 from engine.plan.compile import Planner
-from engine.plan.model import Plan, encode_step
+from engine.plan.model import Plan
+from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import Account, AudienceResolver
-from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Micros
+from engine.values import Micros
 
 
 class Template:
@@ -20,27 +23,39 @@ class Template:
     share every step that is the same, so a backend sees cheaply what differs.
     """
 
-    def __init__(self, planner: Planner, roots: Sequence[int]) -> None:
+    def __init__(self, planner: Planner, roots: Sequence[int], timed: TimedSteps | None = None) -> None:
+        """`timed`: those of the planner, if they are known."""
         self._plan = planner.plan(roots, ())
-        # A step that is the same at both ends of time does not depend on it.
-        self._moving = {
-            index: make
-            for index, make in planner.steps.makers.items()
-            if encode_step(make(TIME_MIN_MICROS)) != encode_step(make(TIME_MAX_MICROS))
-        }
+        self._timed = TimedSteps(planner) if timed is None else timed
         self.nbytes = 2 * held_bytes(len(self._plan.encode()), self._plan)
         """Approximate memory: of the steps, and of the criteria that they are made of."""
+        self._last: Plan | None = None
+        """The plan that was asked for last: the journeys of a round that share a template share it, too."""
 
     def at(self, as_of: Micros) -> Plan:
         """The plan as of an instant."""
+        last = self._last
+        if last is None or last.as_of != as_of:
+            last = self._last = self._made(as_of)
+        return last
+
+    def _made(self, as_of: Micros) -> Plan:
         plan = self._plan
         steps = plan.steps
-        if self._moving:
+        if self._timed:
             moved = list(steps)
-            for index, make in self._moving.items():
-                moved[index] = make(as_of)
+            for index, step in self._timed.at(as_of).items():
+                moved[index] = step
             steps = tuple(moved)
         return Plan(account=plan.account, as_of=as_of, steps=steps, roots=plan.roots)
+
+
+def form_of(planner: Planner, roots: Sequence[int]) -> bytes:
+    """Equal for planners that make the same steps at every instant, with the same roots."""
+    steps = planner.steps
+    return msgspec.msgpack.encode(
+        (planner.account, planner.as_of, steps.steps, [*steps.sources.items()], roots)
+    )
 
 
 def audiences_template(account: Account, audiences: Sequence[str], resolver: AudienceResolver) -> Template:

@@ -21,17 +21,20 @@ def test_health_reports_whether_writes_are_accepted() -> None:
 
 
 class Rounds:
-    """Rounds that take some time. It is the module `time` as well."""
+    """Rounds that take some processor time, and wait for others as well. It is the module `time`, too."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._now = 0.0
+        self._spent = 0.0
 
     def refresh_all(self) -> None:
-        self._now += self._seconds
+        self._spent += self._seconds
 
     def monotonic(self) -> float:
-        return self._now
+        return 10 * self._spent
+
+    def thread_time(self) -> float:
+        return self._spent
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,7 @@ class Rounds:
         (3, REST_S_MAX),
     ],
 )
-def test_the_pause_after_a_round_is_as_long_as_the_round(
+def test_the_pause_after_a_round_is_as_long_as_it_computed(
     seconds: float, pause: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: Any = Rounds(seconds)

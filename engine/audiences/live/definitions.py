@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import msgspec
 import xxhash
 
-from engine.audiences.live.state import Definition, JourneyState
+from engine.audiences.live.state import Compiled, Definition, JourneyState
 from engine.criteria.zones import load_zone
 from engine.plan.compile import Planner
 from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import reads_of
-from engine.plan.template import Template
+from engine.plan.template import Template, form_of
+from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import made_of
 from engine.resources.activation import Activation
 from engine.resources.milestone_tree import Forest
@@ -32,6 +34,8 @@ class Definitions:
         self._activation = activation
         self.generation = repository.generation_of(*DEFINING)
         """Changes with any record that a definition depends on."""
+        self._compiled: WeakValueDictionary[bytes, Compiled] = WeakValueDictionary()
+        """By the form of what was compiled."""
 
     def needed(self, journey: str) -> list[Milestone]:
         """The journey's milestones whose audience, or that of a descendant, has a live connection."""
@@ -67,22 +71,33 @@ class Definitions:
         made = {record.audience: made_of(tree, [record.name], resolver) for record in records}
         planner = Planner(account, 0, resolver)
         roots = planner.milestones(tree, [record.name for record in records])
-        expiry = ExpiryTemplate(planner)
+        digests = {
+            audience: _digest((account, [(t.name, t.inputs, m) for t, m in located]))
+            for audience, located in made.items()
+        }
         return Definition(
             generation=generation,
             inputs=tree.inputs,
             milestones=tuple(record.name for record in records),
-            digests={
-                audience: _digest((account, [(t.name, t.inputs, m) for t, m in located]))
-                for audience, located in made.items()
-            },
-            depends_on_time=expiry.depends_on_time,
-            reads=reads_of(planner.steps.steps),
-            template=Template(planner, roots),
-            expiry=expiry,
+            digests=digests,
+            audiences=tuple(digests),
+            audience_digests=tuple(digests.values()),
+            milestone_of=dict(zip(digests, (record.name for record in records), strict=True)),
+            compiled=self._shared(planner, roots),
             zone=load_zone(account.time_zone),
             names=frozenset(t.name for located in made.values() for t, _ in located) - {journey},
         )
+
+    def _shared(self, planner: Planner, roots: Sequence[int]) -> Compiled:
+        """What was compiled: that of another journey which asks the same, or of this one before."""
+        form = form_of(planner, roots)
+        found = self._compiled.get(form)
+        if found is None:
+            reads = reads_of(planner.steps.steps)
+            timed = TimedSteps(planner)
+            found = Compiled(Template(planner, roots, timed), ExpiryTemplate(planner, timed), reads)
+            self._compiled[form] = found
+        return found
 
 
 def _digest(definition: object) -> str:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
 from engine.audiences.history import Rolled, SizeHistory
 from engine.audiences.live.definitions import Definitions
 from engine.audiences.live.state import Definition, JourneyState
@@ -26,7 +24,7 @@ from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, optimise
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
-from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, Micros
+from engine.values import MICROS_PER_HOUR, MICROS_PER_SECOND, TIME_MIN_MICROS, Micros
 
 SLEWED_MICROS_MAX = MICROS_PER_SECOND
 """A clock that is behind the last round by less than this goes slower for a while, and was not wrong."""
@@ -105,7 +103,7 @@ class JourneyRefresher:
 
     def _whole(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Due:
         users = self._backend.universe_size(account_of(journey), self._forest.tree(journey).inputs)
-        plan = optimise(definition.template.at(now), ALL_PASSES)
+        plan = optimise(definition.compiled.template.at(now), ALL_PASSES)
         refresh = self._refresh(journey, definition, plan, whole=True)
         return Due(journey, state, definition, refresh, is_whole=True, users=users)
 
@@ -113,34 +111,39 @@ class JourneyRefresher:
         self, journey: str, state: JourneyState, definition: Definition, now: Micros, pending: int
     ) -> Due:
         """A refresh of dirty users and of those whom time may have moved."""
-        plan = definition.template.at(now)
+        plan = definition.compiled.template.at(now)
         is_small = pending < SMALL_USERS
         if not is_small:
             plan = optimise(plan, ALL_PASSES)
-        refresh = self._refresh(journey, definition, plan, of_template=is_small)
         if definition.depends_on_time:
-            refresh = self._with_time(refresh, state, definition, now)
+            refresh = self._with_time(journey, state, definition, plan, of_template=is_small)
+        else:
+            refresh = self._refresh(journey, definition, plan, of_template=is_small)
         return Due(journey, state, definition, refresh)
 
     def _with_time(
-        self, refresh: ScopeRefresh, state: JourneyState, definition: Definition, now: Micros
+        self, journey: str, state: JourneyState, definition: Definition, plan: Plan, *, of_template: bool
     ) -> ScopeRefresh:
-        """The refresh also of those whom time has moved, which renews the horizons. Most refreshes need none
-        of the plans.
+        """A refresh also of those whom time has moved, which renews the horizons. Most refreshes need none of
+        the plans.
         """
-        expiry, since, horizons = definition.expiry, state.as_of, state.horizons
+        expiry, since, horizons = definition.compiled.expiry, state.as_of, state.horizons
+        now = plan.as_of
 
         def moved() -> Plan | None:
             return expiry.between(since, now)
 
         def may_move(times: tuple[Micros, Micros] | None) -> bool:
-            return bool(horizons) and expiry.may_move(now, horizons[0], times)
+            # Up to a full hour: the same question for all journeys that ask the same.
+            return bool(horizons) and expiry.may_move(now, _in_full_hours(horizons[0]), times)
 
         def plans() -> tuple[Plan | None, ...]:
             return tuple(expiry.between(now, until) for until in horizons)
 
         ahead = Ahead(len(horizons), may_move, plans)
-        return msgspec.structs.replace(refresh, moved_by_time=moved, moved_since=since, ahead=ahead)
+        return self._refresh(
+            journey, definition, plan, of_template=of_template, moved=moved, moved_since=since, ahead=ahead
+        )
 
     def _refresh(
         self,
@@ -150,16 +153,22 @@ class JourneyRefresher:
         *,
         of_template: bool = False,
         whole: bool = False,
+        moved: Callable[[], Plan | None] | None = None,
+        moved_since: Micros = TIME_MIN_MICROS,
+        ahead: Ahead | None = None,
     ) -> ScopeRefresh:
         return ScopeRefresh(
             account=account_of(journey),
             scope=journey,
-            audiences=tuple(definition.digests),
+            audiences=definition.audiences,
             plan=plan,
-            definitions=tuple(definition.digests.values()),
+            definitions=definition.audience_digests,
             of_template=of_template,
             whole=whole,
-            reads=definition.reads,
+            reads=definition.compiled.reads,
+            moved_by_time=moved,
+            moved_since=moved_since,
+            ahead=ahead,
         )
 
     def _look_ahead(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> None:
@@ -167,17 +176,25 @@ class JourneyRefresher:
         if now < state.as_of or self._backend.expected(journey) is None:
             state.horizons = ()
         for level, length in enumerate(HORIZONS_MICROS):
-            if level < len(state.horizons) and now <= state.horizons[level]:
-                continue
             is_first = level >= len(state.horizons)
+            if not is_first and (now <= state.horizons[level] or self._expects_nobody(journey, level)):
+                continue
             after = int(length * state.first_share) if is_first else length
             until = min([now + after, *state.horizons[level - 1 : level]])
             plan = None
             if not level or self._backend.expected(journey, level - 1):
-                plan = definition.expiry.between(state.as_of, until)
+                plan = definition.compiled.expiry.between(state.as_of, until)
             since = min(state.as_of, until)
             self._backend.look_ahead(account_of(journey), journey, level, plan, since, until)
             state.horizons = (*state.horizons[:level], until)
+
+    def _expects_nobody(self, journey: str, level: int) -> bool:
+        """Whether a horizon that has ended says what it would say if it were renewed: those that are farther
+        hold, and have nobody.
+        """
+        return level > 0 and not (
+            self._backend.expected(journey, level - 1) or self._backend.expected(journey, level)
+        )
 
     # --- a round --------------------------------------------------------------------------------------------
 
@@ -248,6 +265,10 @@ class JourneyRefresher:
         if due.is_whole:
             state.horizons = ()
         state.as_of = now
+
+
+def _in_full_hours(instant: Micros) -> Micros:
+    return -(-instant // MICROS_PER_HOUR) * MICROS_PER_HOUR
 
 
 def round_instant(last: Micros, now: Micros) -> Micros:

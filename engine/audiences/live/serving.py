@@ -39,27 +39,31 @@ class JourneyServing:
         if now < self._rests_until and len(journeys) > JOURNEYS_ALWAYS_SERVED:
             return
         began = time.thread_time()
+        accounts: dict[str, dict[str, ServedScope]] = {}
         for journey, state in journeys.items():
-            self.serve(journey, state, state.definition)
-        for account in dict.fromkeys(map(account_of, journeys)):
+            account = account_of(journey)
+            accounts.setdefault(account, {})[journey] = self._served(account, state, state.definition)
+        for account, scopes in accounts.items():
+            self._writer.serve(account, scopes)
             self._writer.serve_ids(account)
         spent = time.thread_time() - began
         self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
 
-    def serve(self, journey: str, state: JourneyState, definition: Definition | None) -> None:
-        """Serves what the round has brought in step. Call within the round."""
-        self._writer.serve(account_of(journey), journey, self._served(account_of(journey), state, definition))
-
     def _served(self, account: str, state: JourneyState, definition: Definition | None) -> ServedScope:
         if definition is None:
             return ServedScope(generation=0, reached=state.as_of, depends_on_time=False)
-        milestones = dict(zip(definition.digests, definition.milestones, strict=True))
-        definitions = {
-            audience: digest
-            for audience, digest in definition.digests.items()
-            if state.digests.get(audience) == digest
-        }
-        served = {audience: milestones[audience] for audience in definitions}
+        milestones = definition.milestone_of
+        is_whole = state.digests == definition.digests
+        definitions = (
+            definition.digests
+            if is_whole
+            else {
+                audience: digest
+                for audience, digest in definition.digests.items()
+                if state.digests.get(audience) == digest
+            }
+        )
+        served = milestones if is_whole else {audience: milestones[audience] for audience in definitions}
         # Read before anything is looked at.
         writes = self._writer.writes(account)
         return ServedScope(
@@ -67,7 +71,9 @@ class JourneyServing:
             reached=state.as_of,
             depends_on_time=definition.depends_on_time,
             definitions=definitions,
-            names={name: audience for audience in definitions for name in (audience, milestones[audience])},
+            names={
+                name: audience for audience, milestone in served.items() for name in (audience, milestone)
+            },
             inputs=definition.inputs,
             outlooks=self._outlooks_of(served, state, definition, writes),
             writes=writes,

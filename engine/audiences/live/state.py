@@ -20,6 +20,17 @@ FIRST_SHARE_MIN = 0.25
 _HASHES = 2**64
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What the milestones of a journey ask, whatever they are called. Journeys that ask the same share it."""
+
+    template: Template
+    """A plan with a root for each of the milestones, as of any instant."""
+    expiry: ExpiryTemplate
+    reads: Reads
+    """The data that can change a membership of one of the milestones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """The calculated milestones of a journey (names) as currently defined, and the digest of each audience's
@@ -31,16 +42,21 @@ class Definition:
     """Those of the journey."""
     milestones: tuple[str, ...]
     digests: dict[str, str]
-    depends_on_time: bool
-    reads: Reads
-    """The data that can change a membership of one of the milestones."""
-    template: Template
-    """A plan with a root for each of the milestones, as of any instant."""
-    expiry: ExpiryTemplate
+    audiences: tuple[str, ...]
+    audience_digests: tuple[str, ...]
+    """The keys and the values of `digests`."""
+    milestone_of: dict[str, str]
+    """By audience, in the same order."""
+    compiled: Compiled
     zone: ZoneInfo
     """That of the account."""
     names: frozenset[str] = frozenset()
     """Other journeys whose audiences the milestones name, directly or through others."""
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether time can move anyone."""
+        return self.compiled.expiry.depends_on_time
 
 
 @dataclass(slots=True)

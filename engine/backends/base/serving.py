@@ -63,8 +63,10 @@ class ServingWriter(Protocol):
         """The file descriptor of the memory, for readers to inherit."""
         ...
 
-    def serve(self, account: str, scope: str, served: ServedScope) -> None:
-        """Serves the memberships of a scope as they are now, instead of those served before."""
+    def serve(self, account: str, scopes: Mapping[str, ServedScope]) -> None:
+        """Serves the memberships of some scopes of an account as they are now, instead of those served
+        before.
+        """
         ...
 
     def serve_ids(self, account: str) -> None:

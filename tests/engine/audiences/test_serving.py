@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -29,11 +30,11 @@ class Writer:
         self.now = self.spent = 0.0
         self.cost = 0.0
 
-    def serve(self, account: str, scope: str, served: object) -> None:
+    def serve(self, account: str, scopes: Mapping[str, object]) -> None:
         assert account == "accounts/a"
-        self.served.append(scope)
-        self.spent += self.cost
-        self.now += self.cost
+        self.served += scopes
+        self.spent += self.cost * len(scopes)
+        self.now += self.cost * len(scopes)
 
     def serve_ids(self, account: str) -> None:
         assert account == "accounts/a"

@@ -5,10 +5,21 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.criteria.model import Compare, Event, Last, UserAttribute, WithinLast
-from engine.plan.compile import compile_audiences
+from engine.criteria.model import (
+    Aggregate,
+    Bucket,
+    Calendar,
+    CalendarUnit,
+    Compare,
+    Criterion,
+    Event,
+    Last,
+    UserAttribute,
+    WithinLast,
+)
+from engine.plan.compile import Planner, compile_audiences
 from engine.plan.model import Plan
-from engine.plan.template import audiences_template
+from engine.plan.template import audiences_template, form_of
 from engine.plan.tree import Account, JourneyTree, TreeMilestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, TIME_MAX_MICROS, TIME_MIN_MICROS
 from tests.oracle.strategies import worlds
@@ -68,3 +79,69 @@ def test_retention_makes_every_event_depend_on_time() -> None:
     event = Event(name="buy")
     assert moved_steps(*at_two_instants(event)) == []
     assert moved_steps(*at_two_instants(event, retention=MICROS_PER_DAY)) == ["EventMatch"]
+
+
+DAY, LATER = Last(duration=MICROS_PER_DAY), Last(duration=MICROS_PER_DAY + 1)
+DIFFERENT: dict[str, tuple[Criterion, Account, tuple[str, ...]]] = {
+    name: (criterion, account, inputs)
+    for name, criterion, account, inputs in (
+        ("event", Event(name="buy"), Account(ACCOUNT), (INPUT,)),
+        ("window", Event(name="buy", window=DAY), Account(ACCOUNT), (INPUT,)),
+        ("longer window", Event(name="buy", window=LATER), Account(ACCOUNT), (INPUT,)),
+        ("other event", Event(name="open", window=DAY), Account(ACCOUNT), (INPUT,)),
+        ("other account", Event(name="buy", window=DAY), Account(f"{ACCOUNT}b"), (INPUT,)),
+        ("other inputs", Event(name="buy", window=DAY), Account(ACCOUNT), (INPUT, f"{INPUT}2")),
+        ("retention", Event(name="buy", window=DAY), Account(ACCOUNT, "UTC", 9), (INPUT,)),
+        (
+            "days",
+            Event(name="buy", window=DAY, aggregate=Aggregate.DISTINCT_DAYS),
+            Account(ACCOUNT),
+            (INPUT,),
+        ),
+        ("calendar", Event(name="buy", window=Calendar(unit=CalendarUnit.DAY)), Account(ACCOUNT), (INPUT,)),
+        (
+            "calendar elsewhere",
+            Event(name="buy", window=Calendar(unit=CalendarUnit.DAY)),
+            Account(ACCOUNT, "Asia/Tokyo"),
+            (INPUT,),
+        ),
+        ("since", UserAttribute(key="since", test=WithinLast(MICROS_PER_DAY)), Account(ACCOUNT), (INPUT,)),
+        (
+            "since longer",
+            UserAttribute(key="since", test=WithinLast(2 * MICROS_PER_DAY)),
+            Account(ACCOUNT),
+            (INPUT,),
+        ),
+        ("bucket", Bucket(salt="a", from_percent=0, to_percent=50), Account(ACCOUNT), (INPUT,)),
+        ("other bucket", Bucket(salt="b", from_percent=0, to_percent=50), Account(ACCOUNT), (INPUT,)),
+    )
+}
+
+
+def form(name: str, journey: str) -> bytes:
+    """The form of a journey of one milestone."""
+    criterion, account, inputs = DIFFERENT[name]
+    milestone = TreeMilestone(id=f"{journey}/m", criterion=criterion)
+    tree = JourneyTree(name=journey, inputs=inputs, milestones=(milestone,))
+    planner = Planner(account, 0, lambda audience: (tree, audience))
+    return form_of(planner, planner.milestones(tree, [milestone.id]))
+
+
+def test_journeys_have_one_form_if_they_ask_the_same_and_no_other_has_it() -> None:
+    forms = {name: form(name, "one") for name in DIFFERENT}
+    assert len(set(forms.values())) == len(DIFFERENT)
+    assert {name: form(name, "another") for name in DIFFERENT} == forms
+
+
+@settings(max_examples=60)
+@given(world=worlds(records_max=1), steps=st.lists(STEPS, min_size=1, max_size=3))
+def test_plans_of_one_form_are_the_same_at_every_instant(world: World, steps: list[int]) -> None:
+    trees = Trees(world)
+    plans: dict[bytes, list[bytes]] = {}
+    for name in trees.audiences():
+        planner = Planner(trees.account, 0, trees.resolve)
+        tree, milestone = trees.resolve(name)
+        found = form_of(planner, [planner.milestone(tree, milestone)])
+        template = audiences_template(trees.account, [name], trees.resolve)
+        encoded = [template.at(world.as_of + step).encode() for step in steps]
+        assert plans.setdefault(found, encoded) == encoded

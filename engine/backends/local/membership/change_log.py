@@ -219,6 +219,8 @@ class ChangeLog:
 
     def _named_by(self, number: int) -> list[dict[int, BitMap]]:
         """Who is to be told whom a new record of a membership (number) names."""
+        if not self._naming and number not in self._named:
+            return []
         known = [naming for other, naming in self._naming if other == number]
         return [*known, self._named[number]] if number in self._named else known
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from pyroaring import BitMap
 
@@ -18,10 +19,10 @@ from engine.plan.reads import Reads
 
 class DirtyScope:
     """The dirty users of a scope by group; None: every user of the account is dirty. Scopes that read the
-    same and were refreshed together share one.
+    same share one if they were refreshed together, or if none of their users was dirty after the refresh.
     """
 
-    __slots__ = ("account", "groups", "is_empty", "times")
+    __slots__ = ("__weakref__", "account", "groups", "is_empty", "times")
 
     def __init__(self, account: str, groups: tuple[BitMap, ...] | None, times: DataTimes = NO_DATA) -> None:
         self.account = account
@@ -194,6 +195,8 @@ class DirtyUsers:
         self._flights: dict[str, Flight] = {}
         self._beginning: dict[tuple[str, Reads | None], LateUsers] = {}
         """By account and what is read: who is late for refreshes that began since the last change."""
+        self._clean: WeakValueDictionary[tuple[str, Reads | None], DirtyScope] = WeakValueDictionary()
+        """By account and what is read: scopes of which nobody was dirty after their refresh."""
         self._marked: dict[frozenset[str], _Marked] = {}
         """By scopes: many share what a write marks. Until a scope or a flight changes."""
         self.marks = 0
@@ -270,9 +273,20 @@ class DirtyUsers:
         self._beginning.clear()
         if late.is_shared and reads != late.reads:
             late = late.copied()
-        self._scopes[scope] = late.scope
+        self._scopes[scope] = self._shared(late.scope, reads)
         if self._reads[scope] is not reads:
             self._read(late.scope.account, scope, reads)
+
+    def _shared(self, scope: DirtyScope, reads: Reads | None) -> DirtyScope:
+        """The dirty users of a scope after its refresh. Journeys that are calculated one after another share
+        them, too, as long as no data come.
+        """
+        if not scope.is_empty or scope.times != NO_DATA:
+            return scope
+        clean = self._clean.get((scope.account, reads))
+        if clean is None or not clean.is_empty:
+            clean = self._clean[scope.account, reads] = scope
+        return clean
 
     def abandon(self, scope: str, flight: Flight | None = None) -> None:
         """The refresh is given up: the memberships are those from before. `flight`: unless another is under

@@ -104,6 +104,14 @@ def _members_key(number: int, group: int) -> bytes:
     return key(Family.MEMBERS, number, group)
 
 
+@functools.lru_cache(MEMBERS_KEYS_KEPT)
+def _state_key(audience: str) -> bytes:
+    return key(Family.MEMBERSHIP, audience.encode())
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
 def new_calculation() -> int:
     """Tells a calculation from all others."""
     return secrets.randbits(CALCULATION_BITS)
@@ -125,6 +133,8 @@ class States:
         self._latest_changes = latest_changes
         self._ahead: dict[int, dict[int, BitMap]] = {}
         """By membership (number): the members of the groups that have changed since they were stored."""
+        self._public: dict[str, tuple[StoredState, Membership]] = {}
+        """By audience: a state, and what callers see of it."""
         self._states = {
             found[1:].decode(): msgspec.msgpack.decode(value, type=StoredState)
             for found, value in stored.scan(key(Family.MEMBERSHIP))
@@ -162,6 +172,13 @@ class States:
         if state is None:
             raise NotFound(audience)
         return state
+
+    def public(self, audience: str, state: StoredState) -> Membership:
+        """A state of an audience as callers of the backend see it: made once. Needs no lock."""
+        found = self._public.get(audience)
+        if found is None or found[0] is not state:
+            found = self._public[audience] = state, state.public()
+        return found[1]
 
     def find_or_new(
         self, audiences: Sequence[str], account: str, scope: str, taken: int = 0
@@ -204,7 +221,7 @@ class States:
 
     def write(self, txn: Writable, audience: str, state: StoredState) -> None:
         """Writes the state of a membership."""
-        txn.put(key(Family.MEMBERSHIP, audience.encode()), msgspec.msgpack.encode(state))
+        txn.put(_state_key(audience), _encoder.encode(state))
 
     def write_members(self, txn: Writable, state: StoredState, group: int, members: BitMap) -> None:
         """Writes the members of a group."""
@@ -231,5 +248,6 @@ class States:
     def forget(self, audience: str) -> None:
         """Forgets a membership whose deletion is committed."""
         state = self._states.pop(audience)
+        self._public.pop(audience, None)
         self._ahead.pop(state.number, None)
         self._page_cache.forget(key(Family.MEMBERS, state.number))

@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.base import ChangePage, OptedIn, PublishedMembership
+from engine.backends.base import ChangePage, Membership, OptedIn, PublishedMembership
 from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import Readers, Touched
 from engine.backends.local.account.updates import Watched
+from engine.backends.local.membership.alike import Alike, Members, changed_members, exits_among
 from engine.backends.local.membership.change_log import CHANGES_RETAINED_MAX, ChangeLog
 from engine.backends.local.membership.dirty_users import DirtyUsers, Flight
 from engine.backends.local.membership.erased import ErasedIds, ErasedUser, Exits, Naming
@@ -63,13 +64,14 @@ class Update:
 @dataclass(frozen=True, slots=True)
 class _Written:
     """One membership as a transaction writes it: state, start of the record of its changes (None: there are
-    none), members of changed groups.
+    none), members of changed groups; of one that is published, all members before and after.
     """
 
     state: StoredState
     record: int | None
     members: Mapping[int, BitMap]
     definition: str = ""
+    published: tuple[Members, Members] | None = None
     is_news: bool = False
     """Whether there are changes, or the membership is new."""
 
@@ -95,42 +97,10 @@ class Round:
         """By scope: its account, and what its plans read."""
         self.number_max = 0
         """The largest number of a membership in the round."""
-        self._entries: dict[int, tuple[Mapping[int, BitMap], Changes]] = {}
-        """By the identity of users that enter: these, and the changes."""
-
-        self._members: dict[tuple[int, int, int], tuple[GroupChanges, BitMap, BitMap]] = {}
-        """By identity: changes of a group, the members before and after."""
-
-    def members(self, before: BitMap, changes: GroupChanges) -> BitMap:
-        """The members of a group after changes: made once for the same objects, which nobody changes.
-        Memberships that gain and lose the same users have the same members in memory.
-        """
-        name = id(before), id(changes.entered), id(changes.exited)
-        found = self._members.get(name)
-        if found is None:
-            found = self._members[name] = changes, before, _changed_members(before, changes)
-        return found[2]
-
-    def entries(self, users: Mapping[int, BitMap]) -> Changes:
-        """The changes of a membership that these users enter, by group in order: made once for one object,
-        which nobody changes. Many memberships gain the same users.
-        """
-        found = self._entries.get(id(users))
-        if found is None:
-            changes = Changes(GroupChanges(group, some, _NOBODY) for group, some in users.items())
-            found = self._entries[id(users)] = users, changes
-        return found[1]
+        self.alike = Alike()
 
 
 _NOBODY = BitMap()
-
-
-def _changed_members(before: BitMap, changes: GroupChanges) -> BitMap:
-    """The members of a group after changes."""
-    after = before | changes.entered
-    if changes.exited:
-        after -= changes.exited
-    return after
 
 
 def _nothing() -> None:
@@ -190,7 +160,7 @@ class Memberships:
                 continue
             self._dirty.track(state.account, state.scope, whole=True)
             self._watch_values(audience, state)
-            facts = PublishedMembership(state.public(), "")
+            facts = PublishedMembership(self._states.public(audience, state), "")
             self._publish(state.account, {audience: StoredMembers(facts, state.scope, None)})
 
     # --- what is read without the lock ---
@@ -306,10 +276,14 @@ class Memberships:
             self.expected.drop(scope)
             self._reached.pop(scope, None)
 
-    def is_in_step(self, account: str, scope: str, audience: str) -> bool:
-        """Whether the membership is right for everyone who is not dirty in the scope."""
-        stored = self.published(account).stored.get(audience)
-        return stored is not None and stored.scope == scope and stored.members is not None
+    def are_in_step(self, account: str, scope: str, audiences: Iterable[str]) -> bool:
+        """Whether the memberships are right for everyone who is not dirty in the scope."""
+        published = self.published(account).stored
+        for audience in audiences:
+            stored = published.get(audience)
+            if stored is None or stored.scope != scope or stored.members is None:
+                return False
+        return True
 
     # --- opted-in values ---
 
@@ -404,12 +378,10 @@ class Memberships:
         """The state of a membership. Raises NotFound when it is not stored."""
         return self._states.get(audience)
 
-    def members_of(self, audience: str, state: StoredState) -> Callable[[int], BitMap]:
-        """As `members`, for the groups of one audience."""
+    def published_members(self, audience: str, state: StoredState) -> Members | None:
+        """As `members`, of all groups; None: they are not published, or users wait to be removed."""
         stored = self.published(state.account).stored.get(audience)
-        if stored is None or stored.members is None or self._waiting:
-            return functools.partial(self.members, state)
-        return stored.members.__getitem__
+        return None if stored is None or self._waiting else stored.members
 
     def members(self, state: StoredState, group: int) -> BitMap:
         """The members of a group. Do not modify the result."""
@@ -418,6 +390,13 @@ class Memberships:
             if exits.account == state.account and group in exits.gone:
                 members = members - exits.gone[group]
         return members
+
+    def public(self, audience: str) -> Membership | None:
+        """The membership as callers of the backend see it; None when it is not stored. Takes no lock: states
+        are replaced, and never change once they are stored.
+        """
+        state = self._states.find(audience)
+        return None if state is None else self._states.public(audience, state)
 
     # --- changing ---
 
@@ -464,7 +443,7 @@ class Memberships:
         """
         for audience, update in updates.items():
             if update.changes or self._states.find(audience) is None:
-                written = self._write(round_.changes, audience, update, revision, round_.members)
+                written = self._write(round_.changes, audience, update, revision, round_.alike)
                 ended = {written.state.number: written.state.first_sequence - 1}
                 round_.ids.update(self._erased_ids.drop(round_.changes, ended))
             else:
@@ -543,24 +522,22 @@ class Memberships:
                     found.setdefault(stored.scope, {})[audience] = undecided
         return found
 
-    def _write(
-        self,
-        txn: Writable,
-        audience: str,
-        update: Update,
-        revision: int,
-        changed: Callable[[BitMap, GroupChanges], BitMap] = _changed_members,
-    ) -> _Written:
-        """`changed` gives the members of a group after changes."""
+    def _write(self, txn: Writable, audience: str, update: Update, revision: int, alike: Alike) -> _Written:
         state = msgspec.structs.replace(update.state, as_of=update.as_of, revision=revision)
         # Before something is added to the change log: after a start it is read from there.
         ahead = self._states.ahead(update.state)
-        members = {}
         known = self.published(state.account).stored.get(audience)
-        stored = None if known is None or known.scope != state.scope else known.members
-        for each in update.changes.groups:
-            before = self._states.members(state, each.group) if stored is None else stored[each.group]
-            members[each.group] = changed(before, each)
+        before = None if known is None or known.scope != state.scope else known.members
+        members: Mapping[int, BitMap]
+        if before is None:
+            published = None
+            members = {
+                each.group: changed_members(self._states.members(state, each.group), each)
+                for each in update.changes.groups
+            }
+        else:
+            after = alike.after(before, update.changes)
+            published, members = (before, after.members), after.changed
         record = self._log.append(txn, state, update.changes, update.as_of)
         is_new = self._states.find(audience) is None
         state.behind += state.last_sequence - update.state.last_sequence
@@ -569,7 +546,7 @@ class Memberships:
             self._write_members(txn, state, members)
         self._states.write(txn, audience, state)
         is_news = state.last_sequence > update.state.last_sequence or is_new
-        return _Written(state, record, members, update.definition, is_news)
+        return _Written(state, record, members, update.definition, published, is_news)
 
     def _write_members(self, txn: Writable, state: StoredState, members: Mapping[int, BitMap]) -> None:
         """Stores the members of groups that have changed since they were stored."""
@@ -622,15 +599,28 @@ class Memberships:
         known = None if before is None else before.members
         members = known
         if known is None and is_refreshed:
-            # One object for all that are empty: those that gain the same users go on to share their members.
-            members = tuple([self._states.members(state, group) or _NOBODY for group in range(self._groups)])
+            members = self._as_published(state)
+        elif written.published is not None and written.published[0] is known:
+            members = written.published[1]
         elif known is not None and written.members:
             changed = list(known)
             for group, users in written.members.items():
                 changed[group] = users
             members = tuple(changed)
         definition = written.definition or ("" if before is None else before.facts.definition)
-        return StoredMembers(PublishedMembership(state.public(), definition), state.scope, members)
+        facts = PublishedMembership(self._states.public(audience, state), definition)
+        return StoredMembers(facts, state.scope, members)
+
+    def _as_published(self, state: StoredState) -> Members:
+        """All members, as the object of another membership that has the same: those that go on to gain the
+        same users share what follows.
+        """
+        members = tuple([self._states.members(state, group) or _NOBODY for group in range(self._groups)])
+        for other in self.published(state.account).stored.values():
+            shared = other.members
+            if shared is not None and other.facts.membership.size == state.size and shared == members:
+                return shared
+        return members
 
     def write(self, write: Write) -> None:
         """Stores what an operation has collected, in one transaction. Needs no state lock."""
@@ -642,7 +632,7 @@ class Memberships:
         """Empties a membership, recording every exit."""
         state, buffer = self.get(audience), WriteBuffer()
         exits = [GroupChanges(group, BitMap(), self.members(state, group)) for group in range(self._groups)]
-        written = self._write(buffer, audience, Update(state, Changes(exits), as_of), revision)
+        written = self._write(buffer, audience, Update(state, Changes(exits), as_of), revision, Alike())
         ids = self._erased_ids.drop(buffer, {state.number: written.state.first_sequence - 1})
 
         def finish() -> None:
@@ -785,19 +775,20 @@ class Memberships:
     def _exits(self, exits: Exits, as_of: Micros) -> Write:
         # Users that are erased while this is written wait apart.
         self._waiting[0] = exits = exits.closed()
-        changes, outcome, naming = WriteBuffer(), {}, []
+        changes, outcome, naming, alike = WriteBuffer(), {}, [], Alike()
         for audience, state in self._of(exits).items():
-            gone = Changes(
-                GroupChanges(group, BitMap(), self._states.members(state, group) & users)
-                for group, users in sorted(exits.gone.items())
-            )
+            published = self.published(state.account).stored.get(audience)
+            if published is None or published.members is None:
+                gone = exits_among(exits.gone, functools.partial(self._states.members, state))
+            else:
+                gone = alike.exits(published.members, exits.gone)
             last = state.last_sequence
             if gone:
                 latest = max(each.erased_at for each in self._waiting)
                 reached = self._reached.get(state.scope) or self._reached_before(latest)
                 at = max(state.as_of, as_of, reached)
                 written = outcome[audience] = self._write(
-                    changes, audience, Update(state, gone, at), state.revision
+                    changes, audience, Update(state, gone, at), state.revision, alike
                 )
                 last = written.state.last_sequence
             naming.append(Naming(state.number, last, self._log.named(state)))

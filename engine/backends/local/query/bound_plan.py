@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import NamedTuple
+
+import msgspec
+from pyroaring import BitMap
 
 from engine.backends.local.account.account import Account
 from engine.backends.local.query.one_user import OneUser
-from engine.backends.local.query.predicates import EmptyPredicate, Predicate
-from engine.backends.local.query.resolving import moved, resolve
+from engine.backends.local.query.predicates import AggregatePredicate, EmptyPredicate, Predicate
+from engine.backends.local.query.resolving import moved, resolve, window_of
+from engine.backends.local.query.shared_answers import SharedAnswers
+from engine.backends.local.storage.turns import Unshared
 from engine.plan.costs import CostModel
 from engine.plan.families import family_of
 from engine.plan.model import Plan, Step, encode_step, operands_of
+
+
+class Alike(NamedTuple):
+    """A plan without the steps that the instant decides, and the answers of these. Plans that agree in both,
+    in the latter by identity, have the same answer.
+    """
+
+    form: bytes
+    answers: Sequence[BitMap]
 
 
 class BoundPlan:
@@ -28,6 +43,12 @@ class BoundPlan:
         self.predicates: list[Predicate | None] = []
         self.encoded: list[bytes] = []
         self._families: dict[int, bytes] = {}
+        self._forms: dict[tuple[int, ...], bytes] = {}
+        """The plan without some of its steps (their indices)."""
+        self._alike: tuple[Plan, SharedAnswers, Alike | None] | None = None
+        """What `alike` was asked last, and what it answered."""
+        self._moved: BoundPlan | None = None
+        """What it was moved to last: journeys that ask the same move it to one plan."""
         self.costs: list[float] = []
         self._model = CostModel()
         uses = Counter(operand for step in plan.steps for operand in operands_of(step))
@@ -54,6 +75,8 @@ class BoundPlan:
         """A plan of the same template as of another instant, bound by resolving what differs. None when it
         has another form.
         """
+        if self._moved is not None and self._moved.plan is plan:
+            return self._moved
         if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
             return None
         pairs = zip(plan.steps, self.steps, strict=True)
@@ -64,7 +87,7 @@ class BoundPlan:
             return None
         found = BoundPlan.__new__(BoundPlan)
         vars(found).update(vars(self))
-        found.plan, found.steps = plan, plan.steps
+        found.plan, found.steps, found._moved, found._alike = plan, plan.steps, None, None
         # Estimated costs hardly depend on the instant; they only order the operands of a step.
         found.predicates, found.encoded = list(self.predicates), list(self.encoded)
         for index in others:
@@ -73,6 +96,40 @@ class BoundPlan:
             assert predicate is not None
             found.predicates[index] = moved(self.account, predicate, self.steps[index], plan.steps[index])
             found.encoded[index] = b""
+        self._moved = found
+        return found
+
+    def alike(self, plan: Plan, shared: SharedAnswers, read: Unshared) -> Alike | None:
+        """What decides the answer of a plan of the same template as of another instant, about users of these
+        shared answers. None: that is only known once it is bound.
+        """
+        known = self._alike
+        if known is None or known[0] is not plan or known[1] is not shared:
+            known = self._alike = plan, shared, self._decided_by(plan, shared, read)
+        return known[2]
+
+    def _decided_by(self, plan: Plan, shared: SharedAnswers, read: Unshared) -> Alike | None:
+        if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
+            return None
+        moved, answers = [], []
+        for index, (step, before) in enumerate(zip(plan.steps, self.steps, strict=True)):
+            if step is before:
+                continue
+            time, predicate = window_of(before, step), self.predicates[index]
+            if time is None or not isinstance(predicate, AggregatePredicate):
+                return None
+            found = predicate.among_shared_within(time, shared, read)
+            if found is None:
+                return None
+            moved.append(index)
+            answers.append(found)
+        return Alike(self._form(tuple(moved)), answers)
+
+    def _form(self, without: tuple[int, ...]) -> bytes:
+        found = self._forms.get(without)
+        if found is None:
+            steps = [None if index in without else step for index, step in enumerate(self.steps)]
+            found = self._forms[without] = msgspec.msgpack.encode((self.roots, steps))
         return found
 
     def _add(self, step: Step) -> None:

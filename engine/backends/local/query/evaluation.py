@@ -14,17 +14,18 @@ A few users are evaluated together with those of the other journeys of a round (
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pyroaring import BitMap
 
 from engine.backends.local.account.watches import ChangedUsers
-from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.bound_plan import Alike, BoundPlan
 from engine.backends.local.query.executor import Executor
 from engine.backends.local.query.runs import GroupRun, SharedRun
 from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool, SharedAnswers
 from engine.backends.local.storage.turns import Read
+from engine.plan.model import Plan
 
 AT_ONCE_USERS_MAX = 64
 """Users evaluated with the lock held."""
@@ -131,18 +132,20 @@ class BriefEvaluation:
     def __init__(
         self,
         executor: Executor,
-        plan: BoundPlan,
+        plan: Plan,
+        bind: Callable[[], BoundPlan],
         users: Mapping[int, BitMap],
         late: Late,
         watched: ChangedUsers,
         pool: Pool,
     ) -> None:
-        """`users` by group, with some in each, which nobody changes; `late` collects since before the first
-        answer of the pool.
+        """`bind` binds the plan, once that is needed. `users` by group in order, with some in each, which
+        nobody changes; `late` collects since before the first answer of the pool.
         """
-        self.account = plan.account
+        self.account = pool.account
         self._executor = executor
-        self._plan = plan
+        self._asked = plan
+        self._bind = bind
         self._users = users
         self._late = late
         self._watched = watched
@@ -161,7 +164,23 @@ class BriefEvaluation:
 
     def evaluate(self, others: Iterable[Mapping[int, BitMap]], read: Read) -> None:
         """Evaluates the users, while others write. Of `others` the other plans of the round will ask."""
-        self._sets = self._roots(self._plan, self._pool.first(self._users, others), self._users, read)
+        shared = self._pool.first(self._users, others)
+        kept = self._executor.kept_template(self._asked, self.account)
+        alike = None if kept is None else kept.alike(self._asked, shared, read)
+
+        def answer() -> tuple[Alike | None, Mapping[int, BitMap], list[BitMap]]:
+            # What names the answer is kept with it, so that nothing else gets the name.
+            return alike, self._users, self._roots(self._plan, shared, self._users, read)
+
+        if alike is None:
+            self._sets = answer()[2]
+        else:
+            name = alike.form, id(self._users), *map(id, alike.answers)
+            self._sets = shared.once(name, answer)[2]
+
+    @functools.cached_property
+    def _plan(self) -> BoundPlan:
+        return self._bind()
 
     def also(self, plan: BoundPlan, read: Read) -> dict[int, BitMap]:
         """The users of another plan's first root among those evaluated, by group: as they were when the round
@@ -174,7 +193,13 @@ class BriefEvaluation:
         self, plan: BoundPlan, shared: SharedAnswers, users: Mapping[int, BitMap], read: Read
     ) -> list[BitMap]:
         plan = self._executor.renewed(plan, read)
-        return SharedRun(plan, shared, shared.ordinals_of(users), read).sets(plan.roots)
+
+        def answer() -> tuple[BoundPlan, Mapping[int, BitMap], list[BitMap]]:
+            # As in `evaluate`.
+            return plan, users, SharedRun(plan, shared, shared.ordinals_of(users), read).sets(plan.roots)
+
+        # Journeys that ask the same have one plan.
+        return shared.once((id(plan), id(users)), answer)[2]
 
     def catch_up(self, read: Read) -> None:
         """Evaluates users that changed, while others write, until few are left; none if they can wait."""
@@ -210,7 +235,7 @@ class BriefEvaluation:
         known = dict(self._users)
         for group, some in late.items():
             known[group] = known[group] | some if group in known else some
-        self._users = known
+        self._users = dict(sorted(known.items()))
 
     def _roots_by_group(self, users: Mapping[int, BitMap], read: Read) -> list[BitMap]:
         by_group: dict[int, list[BitMap]] = {}
@@ -223,8 +248,8 @@ class BriefEvaluation:
         ]
 
     def users(self) -> Mapping[int, BitMap]:
-        """The users evaluated, by group in order."""
-        return dict(sorted(self._users.items()))
+        """The users evaluated, by group in order: the object that was given, unless users have changed."""
+        return self._users
 
     def answers(self) -> list[Mapping[int, BitMap]]:
         """For each root the users evaluated that are in it, by group in order: for the same users the same

@@ -122,8 +122,12 @@ class Executor:
         """As `bind`, for a plan that is not asked for again."""
         return BoundPlan(plan, account, self._names.version, read.pause)
 
+    def kept_template(self, plan: Plan, account: Account) -> BoundPlan | None:
+        """A plan of the same template, bound as of another instant; None when there is none."""
+        self._forget_after_new_names()
+        return self._kept_template(plan, account)
+
     def _kept_template(self, plan: Plan, account: Account) -> BoundPlan | None:
-        """A plan of the same template, bound as of another instant."""
         # No other object has this id while the cached plan holds these roots.
         kept = self._templates.get(id(plan.roots))
         return kept if kept is not None and kept.account is account else None

@@ -496,20 +496,27 @@ class AggregatePredicate(_EventsPredicate):
     def among_shared(self, shared: SharedAnswers, read: Unshared) -> BitMap:
         step = self._step
         if self._rows_name:
-            rows = self._shared_rows(shared, read)
-            if rows is not None:
-                return rows.passing(step.selection.time, step.intervals)
+            found = self.among_shared_within(step.selection.time, shared, read)
+            if found is not None:
+                return found
         else:
             part = self._shared_part(step.selection, shared, read)
             if part is not None:
                 return self._of_shared([part], lambda: part.passing(step, read.check), shared, read)
         return super().among_shared(shared, read)
 
-    def _shared_rows(self, shared: SharedAnswers, read: Unshared) -> SharedRows | None:
+    def among_shared_within(self, time: TimeRange, shared: SharedAnswers, read: Unshared) -> BitMap | None:
+        """As `among_shared`, over another range of time; None: it is not decided by counting a few rows. For
+        the same users the same object.
+        """
+        rows = self._shared_rows(time, shared, read) if self._rows_name else None
+        return None if rows is None else rows.passing(time, self._step.intervals)
+
+    def _shared_rows(self, asked: TimeRange, shared: SharedAnswers, read: Unshared) -> SharedRows | None:
         """The rows of the users, found once for all questions of about this length of time or a shorter one;
         None: there are many.
         """
-        time = shared_time(self._step.selection.time, shared.as_of)
+        time = shared_time(asked, shared.as_of)
         found: dict[Micros | None, SharedRows | None] = shared.once(self._rows_name, dict)
         rows = _beginning_by(time.start, found)
         if rows is None and time.start not in found:

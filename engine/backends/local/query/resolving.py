@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from engine.backends.local.account.account import Account
 from engine.backends.local.events import (
     NEVER,
@@ -41,6 +39,7 @@ from engine.plan.model import (
     SeenMatch,
     SequenceMatch,
     Step,
+    TimeRange,
     Union,
     Universe,
     UserIdMatch,
@@ -57,14 +56,24 @@ def moved(account: Account, predicate: Predicate, before: Step, step: Step) -> P
     """The predicate of a step that stands in the place of `before`, whose predicate is given. Of most events
     only the window has moved; names and conditions stay resolved.
     """
-    if (
-        isinstance(predicate, AggregatePredicate)
-        and isinstance(step, EventMatch)
-        and isinstance(before, EventMatch)
-        and step == replace(before, selection=replace(before.selection, time=step.selection.time))
-    ):
-        return predicate.at(step.selection.time)
+    time = window_of(before, step)
+    if time is not None and isinstance(predicate, AggregatePredicate):
+        return predicate.at(time)
     return resolve(account, step)
+
+
+def window_of(before: Step, step: Step) -> TimeRange | None:
+    """The window of a step that differs from `before` in nothing else; None: it is another kind of step, or
+    differs in more.
+    """
+    if not isinstance(before, EventMatch) or not isinstance(step, EventMatch):
+        return None
+    old, new = before.selection, step.selection
+    is_same = (
+        (step.aggregate, step.of, step.time_zone, step.intervals)
+        == (before.aggregate, before.of, before.time_zone, before.intervals)
+    ) and (new.inputs, new.name, new.type, new.where) == (old.inputs, old.name, old.type, old.where)
+    return new.time if is_same else None
 
 
 class _Resolver(StepVisitor[Predicate | None]):

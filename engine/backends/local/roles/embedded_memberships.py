@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -68,8 +69,9 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
             if looks_ahead:
                 self._look_at(asked, begun.account, users, read)
             return evaluation
-        plan = self._bound(asked, begun.account, read)
-        brief = BriefEvaluation(self._executor, plan, users, flight, begun.changed, pool)
+        bind = functools.partial(self._bound, asked, begun.account, read)
+        plan = asked.refresh.plan
+        brief = BriefEvaluation(self._executor, plan, bind, users, flight, begun.changed, pool)
         brief.evaluate(others or (), read)
         if looks_ahead:
             self._look_briefly(asked, brief, users, read)

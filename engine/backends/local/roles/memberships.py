@@ -18,8 +18,8 @@ from engine.backends.local.account.watches import ChangedUsers
 from engine.backends.local.membership.dirty_users import Flight, LateUsers
 from engine.backends.local.membership.expected import Horizon
 from engine.backends.local.membership.published import PublishedAccount
-from engine.backends.local.membership.states import NO_CHANGES, Changes, GroupChanges, StoredState
-from engine.backends.local.membership.store import Round, Update
+from engine.backends.local.membership.states import NO_CHANGES, Changes, StoredState
+from engine.backends.local.membership.store import Memberships, Round, Update
 from engine.backends.local.query.executor import member_page
 from engine.backends.local.query.member_order import after_group
 from engine.backends.local.roles.evaluating import Evaluation
@@ -29,7 +29,7 @@ from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
 from engine.backends.local.write.state import P
 from engine.clock import Stamp
-from engine.errors import MilepostError
+from engine.errors import MilepostError, NotFound
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import Micros
@@ -204,7 +204,14 @@ class StoredMemberships(OpenStore[P]):
         if asked.failure is not None:
             return asked.failure
         memberships = self._state.memberships
-        return tuple(memberships.get(audience).public() for audience in asked.refresh.audiences)
+        return tuple([self._public(memberships, audience) for audience in asked.refresh.audiences])
+
+    @staticmethod
+    def _public(memberships: Memberships, audience: str) -> Membership:
+        found = memberships.public(audience)
+        if found is None:
+            raise NotFound(audience)
+        return found
 
     def _each(self, all_asked: Sequence[Asked[P]], step: Callable[[Asked[P], P | None, Read], None]) -> None:
         """Runs a step of every refresh, many in one read. A scope that fails does not delay the others."""
@@ -395,14 +402,15 @@ class StoredMemberships(OpenStore[P]):
     def _is_whole(self, asked: Asked[P]) -> bool:
         """Whether everyone has to be evaluated."""
         memberships, refresh = self._state.memberships, asked.refresh
-        are_in_step = all(
-            memberships.is_in_step(asked.account, asked.scope, each) for each in refresh.audiences
+        return (
+            refresh.whole
+            or memberships.dirty(asked.scope) is None
+            or not memberships.are_in_step(asked.account, asked.scope, refresh.audiences)
         )
-        return refresh.whole or not are_in_step or memberships.dirty(asked.scope) is None
 
-    def _holds(self, evaluation: Evaluation, asked: Asked[P], account: P) -> bool:
+    def _holds(self, evaluation: Evaluation | None, asked: Asked[P], account: P) -> bool:
         """Whether the evaluation is still of this account and of everyone it has to be of."""
-        if evaluation.account is not account or evaluation.is_void:
+        if evaluation is None or evaluation.account is not account or evaluation.is_void:
             return False
         return evaluation.is_whole or not self._is_whole(asked)
 
@@ -449,7 +457,8 @@ class StoredMemberships(OpenStore[P]):
             expected.drop(asked.scope)
         else:
             for level, users in enumerate(asked.ahead):
-                expected.renew(asked.scope, level, users)
+                if users:
+                    expected.renew(asked.scope, level, users)
             if len(asked.ahead) < expected.levels(asked.scope):
                 # What is expected of the refreshed users is not known.
                 expected.drop(asked.scope)
@@ -460,15 +469,21 @@ class StoredMemberships(OpenStore[P]):
         """Evaluates the last users to change, and adds the changes of memberships to the round."""
         if asked.flight is None:
             asked.flight = self._state.memberships.begin(asked.account, asked.scope, asked.refresh.reads)
+        holds = found is None
         if found is not None:
-            if asked.evaluation is not None and self._holds(asked.evaluation, asked, found):
+            if not self._holds(asked.evaluation, asked, found):
+                # Everyone has to be evaluated by now, or the account is a new one. Others write meanwhile.
+                asked.evaluation = self._evaluated_anew(asked, asked.flight, found, read, watched)
+            elif asked.evaluation is not None and not asked.evaluation.is_of_its_beginning:
                 # Users may have changed while the index was written to.
                 asked.evaluation.catch_up(read)
             else:
-                # Everyone has to be evaluated by now, or the account is a new one. Others write meanwhile.
-                asked.evaluation = self._evaluated_anew(asked, asked.flight, found, read, watched)
+                # Most often: nobody went first meanwhile.
+                holds = True
         with read.keeping_lock():
-            self._add_at_once(asked, found, read, round_, watched)
+            if found is not None and not (holds or self._holds(asked.evaluation, asked, found)):
+                asked.evaluation = self._evaluated_anew(asked, asked.flight, found, read, watched)
+            self._add_at_once(asked, found, read, round_)
 
     def _evaluated_anew(
         self, asked: Asked[P], flight: Flight, found: P, read: Read, watched: Watched
@@ -477,20 +492,14 @@ class StoredMemberships(OpenStore[P]):
         begun = self._begun(asked, found, watched.since_now(found))
         return self._evaluated(asked, flight, begun, watched, None, read)
 
-    def _add_at_once(
-        self, asked: Asked[P], found: P | None, read: Read, round_: Round, watched: Watched
-    ) -> None:
+    def _add_at_once(self, asked: Asked[P], found: P | None, read: Read, round_: Round) -> None:
         refresh, memberships = asked.refresh, self._state.memberships
         evaluation, flight = asked.evaluation, asked.flight
         assert flight is not None
-        if found is None:
-            evaluation = None
-        elif evaluation is None or not self._holds(evaluation, asked, found):
-            evaluation = self._evaluated_anew(asked, flight, found, read, watched)
         states = memberships.states(round_, refresh.audiences, asked.account, asked.scope)
         changes = [NO_CHANGES] * len(refresh.audiences)
         revision = self._state.position
-        if evaluation is not None:
+        if found is not None and evaluation is not None:
             if evaluation.is_of_its_beginning:
                 revision = flight.revision
             evaluation.settle(read)
@@ -509,11 +518,15 @@ class StoredMemberships(OpenStore[P]):
         self, states: Mapping[str, StoredState], evaluation: Evaluation, round_: Round
     ) -> list[Changes]:
         """Entries and exits of each membership, among the users evaluated."""
-        users = evaluation.users()
+        memberships, users = self._state.memberships, evaluation.users()
         changes = []
-        for each, after in zip(states.items(), evaluation.answers(), strict=True):
-            before = _members_among(users, self._state.memberships.members_of(*each))
-            changes.append(_changed(users, before, after) if before else round_.entries(after))
+        for (audience, state), after in zip(states.items(), evaluation.answers(), strict=True):
+            before = memberships.published_members(audience, state)
+            if before is None:
+                members_in = functools.partial(memberships.members, state)
+                changes.append(round_.alike.changes_among(users, members_in, after))
+            else:
+                changes.append(round_.alike.changes(users, before, after))
         return changes
 
     def pending(self, scope: str) -> int:
@@ -534,8 +547,7 @@ class StoredMemberships(OpenStore[P]):
         change once they are stored.
         """
         self._check()
-        state = self._state.memberships.find(audience)
-        return None if state is None else state.public()
+        return self._state.memberships.public(audience)
 
     def has_news(self) -> bool:
         """Whether a round has something to do that time does not bring. Takes no lock."""
@@ -613,7 +625,7 @@ class StoredMemberships(OpenStore[P]):
             self._record_waiting()
             self._commit(lambda: memberships.exit_all(audience, as_of, self._state.position))
             with self._locked():
-                return memberships.get(audience).public()
+                return self._public(memberships, audience)
 
     def copy_membership(self, audience: str, name: str, after: int) -> None:
         """Keeps the stored membership as it is now under another name."""
@@ -636,39 +648,14 @@ class StoredMemberships(OpenStore[P]):
             self._state.memberships.drop_scope(scope)
 
 
-def _members_among(
-    users: Mapping[int, BitMap | None], members_in: Callable[[int], BitMap]
-) -> dict[int, BitMap]:
-    """The members among some users, by group (None = all of a group). Groups without are left out."""
-    found = {}
-    for group, base in users.items():
-        members = members_in(group)
-        if base is None:
-            if members:
-                found[group] = members
-        elif members.intersect(base):
-            found[group] = members & base
-    return found
-
-
-def _changed(groups: Iterable[int], before: Mapping[int, BitMap], after: Mapping[int, BitMap]) -> Changes:
-    """Who enters and who exits, by group in order."""
-    found = []
-    for group in groups:
-        old, new = before.get(group, _NOBODY), after.get(group, _NOBODY)
-        if old != new:
-            found.append(GroupChanges(group, new - old, old - new))
-    return Changes(found) if found else NO_CHANGES
-
-
 def _some(users: Sequence[BitMap]) -> dict[int, BitMap]:
     """The groups with users."""
     return {group: some for group, some in enumerate(users) if some}
 
 
 def _united(users: Mapping[int, BitMap], others: Mapping[int, BitMap]) -> dict[int, BitMap]:
-    """The users of both, by group."""
+    """The users of both, by group in order."""
     united = dict(users)
     for group, some in others.items():
         united[group] = united[group] | some if group in united else some
-    return united
+    return dict(sorted(united.items()))

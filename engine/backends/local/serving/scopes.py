@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 from pyroaring import BitMap
 
 from engine.backends.base.serving import EstimateOutlook
+from engine.backends.local.membership.alike import Members
 from engine.backends.local.serving.arena import WORD_BYTES, Arena
 from engine.backends.local.serving.layout import NOBODY, NOT_SERVED, SCOPE_WORDS, WORD_MASK, Header, Scope
 
@@ -51,6 +53,15 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     writes: int
 
 
+@dataclass(slots=True)
+class _Taken:
+    """Members of audiences, their encoded blocks, and how many audiences have them."""
+
+    members: Members
+    encoded: msgspec.Raw
+    count: int = 0
+
+
 class SharedBitmaps:
     """The serialised bitmaps, each once for all scopes that have the same object. One thread at a time."""
 
@@ -58,6 +69,26 @@ class SharedBitmaps:
         self._arena = arena
         self._held: dict[int, tuple[BitMap, Block, int]] = {}
         """By identity: a bitmap, its block, and how many times it was taken."""
+        self._taken: dict[int, _Taken] = {}
+        """By identity of members."""
+
+    def take_all(self, members: Members) -> msgspec.Raw:
+        """The blocks of an audience's members by group, encoded: once for all that have the same object."""
+        taken = self._taken.get(id(members))
+        if taken is None:
+            taken = _Taken(members, msgspec.Raw(_encode([self.take(users) for users in members])))
+            self._taken[id(members)] = taken
+        taken.count += 1
+        return taken.encoded
+
+    def give_all_back(self, members: Members) -> None:
+        """An audience does not have these members any more."""
+        taken = self._taken[id(members)]
+        taken.count -= 1
+        if not taken.count:
+            del self._taken[id(members)]
+            for users in members:
+                self.give_back(users)
 
     def take(self, users: BitMap) -> Block:
         """The block of a bitmap, which nobody changes."""
@@ -94,32 +125,29 @@ class SharedScope:
         for word in range(SCOPE_WORDS):
             self._record[word] = 0
         self._record[Scope.GENERATION] = NOT_SERVED
-        self._blocks: dict[tuple[str, int], tuple[BitMap, Block]] = {}
-        """By audience and group: the bitmap that is published, and where."""
+        self._members: dict[str, tuple[Members, msgspec.Raw]] = {}
+        """By audience: the members that are published, and their blocks."""
         self._names: dict[str, int] = {}
         self._columns: dict[str, int] = {}
         """By audience, for good: a reader may know a name from before and the members from now."""
 
     def publish(
         self,
-        members: Mapping[str, Sequence[BitMap]],
+        members: Mapping[str, Members],
         names: Mapping[str, str],
         publication: Publication,
     ) -> None:
         """Publishes members (by audience, then group)."""
-        blocks = {
-            (audience, group): self._block(audience, group, users)
+        before = self._members
+        # What is published never changes, so the same object has the same members.
+        kept = {audience for audience, groups in members.items() if before.get(audience, _NONE)[0] is groups}
+        now = {
+            audience: before[audience] if audience in kept else (groups, self._bitmaps.take_all(groups))
             for audience, groups in members.items()
-            for group, users in enumerate(groups)
         }
         for audience in members:
             self._columns.setdefault(audience, len(self._columns))
-        encoded = _encode(
-            [
-                [blocks[audience, group][1] for group in range(len(members.get(audience, ())))]
-                for audience in self._columns
-            ]
-        )
+        encoded = _encode([now.get(audience, _NONE)[1] for audience in self._columns])
         outlooks = _encode(self._outlooks(members, publication.outlooks))
         words = {
             Scope.GENERATION: publication.generation,
@@ -137,12 +165,12 @@ class SharedScope:
             Scope.WRITES: publication.writes,
         }
         old = self._held()
-        gone = [users for key, (users, block) in self._blocks.items() if blocks.get(key, _NONE)[1] != block]
         self._change(words)
-        self._blocks = blocks
+        self._members = now
         self._free(old)
-        for users in gone:
-            self._bitmaps.give_back(users)
+        for audience, (groups, _) in before.items():
+            if audience not in kept:
+                self._bitmaps.give_all_back(groups)
         served = {name: self._columns[audience] for name, audience in names.items() if audience in members}
         self._tell_names(served)
 
@@ -156,20 +184,12 @@ class SharedScope:
 
     def end(self) -> None:
         """Serves nothing any more."""
-        old, gone = self._held(), [users for users, _ in self._blocks.values()]
+        old, before, self._members = self._held(), self._members, {}
         self._change({Scope.GENERATION: NOT_SERVED} | {word: 0 for at in _HELD for word in at})
-        self._blocks = {}
         self._free(old)
-        for users in gone:
-            self._bitmaps.give_back(users)
+        for groups, _ in before.values():
+            self._bitmaps.give_all_back(groups)
         self._tell_names({})
-
-    def _block(self, audience: str, group: int, users: BitMap) -> tuple[BitMap, Block]:
-        known = self._blocks.get((audience, group))
-        # What is published never changes, so the same object has the same members.
-        if known is not None and known[0] is users:
-            return known
-        return users, self._bitmaps.take(users)
 
     def _outlooks(
         self, members: Collection[str], outlooks: Mapping[str, EstimateOutlook]
@@ -221,4 +241,4 @@ class SharedScope:
 
 
 _HELD = ((Scope.MEMBERS_AT, Scope.MEMBERS_BYTES), (Scope.OUTLOOKS_AT, Scope.OUTLOOKS_BYTES))
-_NONE = (BitMap(), EMPTY)
+_NONE: tuple[Members, msgspec.Raw] = (), msgspec.Raw(_encode([]))

@@ -31,6 +31,8 @@ from engine.errors import DataLoss, LimitExceeded
 from engine.values import Micros
 
 NANOS_PER_MICRO = 1_000
+SCOPES_AT_ONCE = 32
+"""Scopes that are served per hold of the state lock: a few milliseconds at most."""
 ID_PAGES_AT_ONCE = 4
 """Pages of 4,096 ids that are added per hold of the state lock: about a millisecond."""
 ID_PAGES_A_ROUND = 256
@@ -103,21 +105,22 @@ class LocalServing:
         shared = self._accounts.get(account)
         return None if shared is None else shared.id_changes
 
-    def serve(self, account: str, scope: str, served: ServedScope) -> None:
-        """Serves the memberships of a scope as they are now. For one thread a scope."""
-        if not self._moves_on(account, scope, served):
-            self._serve(account, scope, served)
-
-    def _serve(self, account: str, scope: str, served: ServedScope) -> None:
-        with self._locked():
-            published = self._state.memberships.published(account)
-            stored = _servable(published, scope, served)
-            found = self._state.find_account(account) if stored else None
-            with self._outside:
-                if found is None:
-                    self._end(scope)
-                else:
-                    self._publish(found, scope, served, published, stored)
+    def serve(self, account: str, scopes: Mapping[str, ServedScope]) -> None:
+        """Serves the memberships of some scopes as they are now. For one thread a scope."""
+        changed = [
+            (scope, served) for scope, served in scopes.items() if not self._moves_on(account, scope, served)
+        ]
+        for start in range(0, len(changed), SCOPES_AT_ONCE):
+            with self._locked():
+                published = self._state.memberships.published(account)
+                found = self._state.find_account(account)
+                with self._outside:
+                    for scope, served in changed[start : start + SCOPES_AT_ONCE]:
+                        stored = _servable(published, scope, served)
+                        if found is None or not stored:
+                            self._end(scope)
+                        else:
+                            self._publish(found, scope, served, published, stored)
 
     def serve_ids(self, account: str) -> None:
         """Adds ids of users that readers do not have yet, for a while, a few per hold of the lock."""

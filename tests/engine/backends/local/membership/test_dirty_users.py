@@ -189,6 +189,22 @@ def test_scopes_that_read_the_same_and_are_refreshed_together_share_one_set() ->
     assert [dirty.count(name) for name in (*names, "other")] == [1, 1, 1, 1, 1, 0]
 
 
+def test_scopes_that_were_refreshed_one_by_one_share_one_set_until_data_come() -> None:
+    """After a start each journey is calculated by itself: the first data mark one set all the same."""
+    dirty = DirtyUsers(GROUPS)
+    buys, visits = READS["buys"], READS["visits"]
+    for name, reads in (("s0", buys), ("s1", buys), ("other", visits)):
+        dirty.begin(ACCOUNT, name, reads)
+        dirty.finish(name, reads)
+    assert dirty.of("s0") is dirty.of("s1") is not dirty.of("other")
+    dirty.mark([ReadBy(frozenset(["s0", "s1"]), {1: BitMap([4])})])
+    dirty.begin(ACCOUNT, "s2", buys)
+    dirty.finish("s2", buys)
+    assert [dirty.count(name) for name in ("s0", "s1", "s2", "other")] == [1, 1, 0, 0]
+    dirty.mark([ReadBy(frozenset(["s0", "s1", "s2"]), {0: BitMap([1])})])
+    assert [dirty.count(name) for name in ("s0", "s1", "s2", "other")] == [2, 2, 1, 0]
+
+
 def test_a_scope_that_reads_less_than_while_it_was_refreshed_has_a_set_of_its_own() -> None:
     dirty = DirtyUsers(GROUPS)
     buys, visits = READS["buys"], READS["visits"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from pyroaring import BitMap
 
@@ -12,7 +13,7 @@ from engine.backends.local.account.people import People
 from engine.backends.local.serving.accounts import SharedAccount
 from engine.backends.local.serving.arena import Arena
 from engine.backends.local.serving.ids import MISSING_SHARE
-from engine.backends.local.serving.scopes import EMPTY, SharedBitmaps
+from engine.backends.local.serving.scopes import EMPTY, Block, SharedBitmaps
 from engine.resources.records import Journey, Milestone
 from tests.engine.backends.local.serving.test_serving import Served, reading
 from tests.engine.site import ACCOUNT, did
@@ -56,8 +57,10 @@ def test_audiences_that_gain_the_same_users_have_the_same_members_in_memory(
     assert sum(map(len, first)) == len(USERS)
     for other in others:
         assert all(mine is its for mine, its in zip(first, other, strict=True))
-    blocks = served.writer._bitmaps._held  # type: ignore[attr-defined]
-    assert sorted(count for _, _, count in blocks.values()) == [JOURNEYS] * len(list(filter(None, first)))
+        assert other is first
+    bitmaps = served.writer._bitmaps  # type: ignore[attr-defined]
+    assert [taken.count for taken in bitmaps._taken.values()] == [JOURNEYS]
+    assert [count for _, _, count in bitmaps._held.values()] == [1] * len(list(filter(None, first)))
 
 
 def test_audiences_that_differ_afterwards_have_members_of_their_own(
@@ -90,6 +93,26 @@ def test_a_bitmap_has_one_block_until_nobody_needs_it() -> None:
     assert arena.allocate(first.size) == first.at
     assert bitmaps.take(BitMap()) == EMPTY
     bitmaps.give_back(BitMap())
+
+
+def test_the_members_of_several_audiences_have_blocks_until_none_has_them() -> None:
+    arena = Arena(1_000)
+    bitmaps = SharedBitmaps(arena)
+    stays, goes = BitMap(range(0, 100, 2)), BitMap(range(0, 100, 3))
+    before, after = (stays, goes, BitMap()), (stays, BitMap(), BitMap())
+    encoded = bitmaps.take_all(before)
+    assert bitmaps.take_all(before) is encoded
+    blocks = msgspec.msgpack.decode(encoded, type=list[Block])
+    assert [block.users for block in blocks] == [len(stays), len(goes), 0]
+    # The group that has not changed keeps its block.
+    assert msgspec.msgpack.decode(bitmaps.take_all(after), type=list[Block]) == [blocks[0], EMPTY, EMPTY]
+    bitmaps.give_all_back(before)
+    assert arena.allocate(blocks[1].size) != blocks[1].at
+    bitmaps.give_all_back(before)
+    assert arena.allocate(blocks[1].size) == blocks[1].at
+    assert arena.allocate(blocks[0].size) != blocks[0].at
+    bitmaps.give_all_back(after)
+    assert arena.allocate(blocks[0].size) == blocks[0].at
 
 
 def test_the_same_dirty_users_are_marked_once_and_the_same_population_is_counted_once(
