@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from engine.errors import DeadlineExceeded
 
 VALUES_PER_CHECK = 256
 """Values, of at most a few kilobytes each, that long work tests before it checks its deadline again."""
+
+
+A_DAY_S = 86_400.0
+"""As long as work without a limit may take, in seconds."""
 
 
 class Deadline(float):
@@ -36,3 +42,28 @@ def check_deadline(deadline: float | None) -> None:
         raise DeadlineExceeded("the deadline passed before the answer was ready")
     if is_cancelled(deadline):
         raise DeadlineExceeded("the caller cancelled the call")
+
+
+class TimeShares:
+    """How long work for each account may take, within work for many of them. For one thread."""
+
+    def __init__(
+        self, seconds_max: float = A_DAY_S, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`seconds_max`: for each account. `is_cancelled`: the work for all of them is to end."""
+        self.seconds_max = seconds_max
+        self._is_cancelled = is_cancelled
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def of(self, account: str) -> Iterator[Deadline]:
+        """Work for an account is the block, which ends at the deadline."""
+        began = time.monotonic()
+        try:
+            yield Deadline(began + self.seconds_max - self._spent[account], self._is_cancelled)
+        finally:
+            self._spent[account] += time.monotonic() - began
+
+    def is_over(self, account: str) -> bool:
+        """Whether the account has used up its share, or all work is to end."""
+        return self._spent[account] >= self.seconds_max or self._is_cancelled()

@@ -15,7 +15,7 @@ from engine.clock import Clock, monotonic_micros, wall_micros
 from engine.errors import LimitExceeded
 from engine.measures import Counter, Measure
 from engine.values import MICROS_PER_SECOND, Micros
-from service.background import Refresher, Retainer, Timekeeper, WriteWatch
+from service.background import ASIDE_THREADS, AsideRefresher, Refresher, Retainer, Timekeeper, WriteWatch
 from service.backups import check_backup_dir
 from service.command_line import DISTRIBUTION
 from service.config import Config
@@ -98,6 +98,7 @@ class Application:
             self._backend.close()
             raise
         self._refresher = Refresher(self.engine.live, interval_s=config.refresh_interval_ms / MS_PER_SECOND)
+        self._aside = [AsideRefresher(self.engine.live) for _ in range(ASIDE_THREADS)]
         self._timekeeper = Timekeeper(self.engine.clock)
         self._write_watch = WriteWatch(self._backend.write_fault, self._server.report_writes)
         self._retainer = Retainer(self.engine.retention, interval_s=config.retention_interval_s)
@@ -174,6 +175,8 @@ class Application:
         """Starts the server, the refresher, delivery and retention."""
         self._timekeeper.start()
         self._refresher.start()
+        for each in self._aside:
+            each.start()
         self._retainer.start()
         self._dispatcher.start()
         self._server.start()
@@ -238,7 +241,10 @@ class Application:
         if self._tracing is not None:
             self._tracing.stop()
         self._dispatcher.stop()
+        self.engine.live.stop()
         self._refresher.stop()
+        for each in self._aside:
+            each.stop()
         self._retainer.stop()
         self._timekeeper.stop()
         if self._front is not None:

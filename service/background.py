@@ -17,6 +17,10 @@ CLOCK_INTERVAL_S = 1.0
 WRITES_INTERVAL_S = 0.5
 REST_S_MIN = 0.02
 REST_S_MAX = 0.1
+ASIDE_WAIT_S = 1.0
+"""How long one waits for an account that is to be refreshed aside, before it looks whether it is to stop."""
+ASIDE_THREADS = 4
+"""Accounts that are refreshed aside at once."""
 FAILURE_WAIT_S = 5.0
 """Pause after a failed refresh, so that a repeated error does not fill the log."""
 
@@ -52,15 +56,38 @@ class Refresher(Repeating):
         """Refreshes once and returns the pause in seconds."""
         began = time.thread_time()
         try:
-            self._live.refresh_all()
-        # A failed refresh changes no memberships; the next one retries.
-        except LimitExceeded as error:
-            _logger.warning("refresh delayed: no space left", error=error.message)
-            return FAILURE_WAIT_S
-        except Exception:
-            _logger.exception("refresh failed")
-            return FAILURE_WAIT_S
+            self._live.refresh_timely()
+        except Exception as error:
+            return _failed(error)
         return min(max(time.thread_time() - began, REST_S_MIN), REST_S_MAX)
+
+
+class AsideRefresher(Repeating):
+    """Refreshes audiences of accounts that take too long for the common rounds, until stopped. Several of
+    them take one account after the other.
+    """
+
+    def __init__(self, live: Live) -> None:
+        super().__init__("aside")
+        self._live = live
+
+    def _turn(self) -> float:
+        try:
+            self._live.refresh_aside(ASIDE_WAIT_S)
+        except Exception as error:
+            return _failed(error)
+        return 0.0
+
+
+def _failed(error: Exception) -> float:
+    """Logs a failed refresh, which changes no memberships: the next one retries. Returns the pause in
+    seconds.
+    """
+    if isinstance(error, LimitExceeded):
+        _logger.warning("refresh delayed: no space left", error=error.message)
+    else:
+        _logger.error("refresh failed", exc_info=error)
+    return FAILURE_WAIT_S
 
 
 class Retainer(Repeating):

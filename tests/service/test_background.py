@@ -27,7 +27,7 @@ class Rounds:
         self._seconds = seconds
         self._spent = 0.0
 
-    def refresh_all(self) -> None:
+    def refresh_timely(self) -> None:
         self._spent += self._seconds
 
     def monotonic(self) -> float:

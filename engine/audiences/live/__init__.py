@@ -7,7 +7,8 @@ with those it depends on, has a digest; when it differs from that of the last re
 again.
 
 A journey is a scope: all its calculated audiences are refreshed by one plan. A round brings all journeys to
-one instant. It is one transaction; a calculation of everyone is one of its own, since it may take long.
+one instant. It is one transaction; a calculation of everyone is one of its own, since it may take long. An
+account that takes long has rounds of its own (`aside`).
 
 `Live` runs the rounds. What a round does is in `definitions`, `closing`, `refreshing` and `trimming`; how far
 it has come is in `progress`.
@@ -16,11 +17,13 @@ it has come is in `progress`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.audiences.history import SizeHistory
+from engine.audiences.live.aside import ACCOUNT_S_MAX, Aside
 from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.closing import Closer
 from engine.audiences.live.consumers import Consumers
@@ -42,7 +45,8 @@ from engine.audiences.outlooks import Outlooks
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watcher, WatchTogether
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
-from engine.errors import MilepostError
+from engine.deadline import TimeShares
+from engine.errors import DeadlineExceeded, MilepostError
 from engine.limits import DEFAULT_LIMITS, Limits
 from engine.measures import Measure
 from engine.resources.activation import Activation
@@ -52,7 +56,7 @@ from engine.resources.repository import Repository
 from engine.values import MICROS_PER_DAY, Micros
 
 REFRESH_INTERVAL_MS = 200
-"""Interval between calls of `refresh_all`."""
+"""Interval between calls of `refresh_all` or `refresh_timely`."""
 
 ROUND_AUDIENCES_MAX = 10_000
 """Audiences that one transaction of a round stores."""
@@ -60,6 +64,16 @@ ROUND_AUDIENCES_MAX = 10_000
 
 class LiveBackend(Store, Refreshes, DocumentKeeper, Protocol):
     """Refreshes memberships, and keeps documents."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Rounds over some journeys, one after the other, by one thread."""
+
+    shares: TimeShares
+    serving: JourneyServing | None
+    late: set[str] = field(default_factory=set)
+    """Accounts that need more than their share of the time: their journeys are left as they were."""
 
 
 class Live:
@@ -96,12 +110,17 @@ class Live:
             forest, self._definitions, self._trimmer, history, backend, exact_since, clock
         )
         self._running = threading.Lock()
-        """One round over all journeys at a time. Taken before the lock of a journey."""
+        """One round over the journeys of all accounts at a time. Taken before the lock of a journey; those
+        of several journeys are taken in order of their names.
+        """
+        self._aside = Aside()
+        self._stopping = threading.Event()
         self._instant: Micros = backend.instant()
         self._watcher = Watcher(repository, self.calculated, self.reached, self.failure, backend)
-        self._rounds = Rounds(self._states, clock)
+        self._rounds = Rounds(self._states, clock, lambda: len(self._aside))
         self._opted_in = OptedInValues(repository, backend)
         self._serving: JourneyServing | None = None
+        self._serving_aside: JourneyServing | None = None
         self._adopt()
 
     def _adopt(self) -> None:
@@ -114,6 +133,7 @@ class Live:
         """Hands the memberships of every journey to `writer` after each of its rounds."""
         self._repository.announce(DEFINING, writer.change_records)
         self._serving = JourneyServing(writer, outlooks)
+        self._serving_aside = JourneyServing(writer, outlooks)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -145,17 +165,21 @@ class Live:
         """Progress of a journey's calculation, 0 to 1, estimated from the time of earlier ones."""
         return self._progress.fraction(audience)
 
-    def due(self) -> tuple[str, ...]:
-        """Journeys that a round covers: those with needed, stored or closing audiences."""
+    def due(self, includes: Callable[[str], bool] = lambda account: True) -> tuple[str, ...]:
+        """Journeys that a round over some accounts (names) covers: those with needed, stored or closing
+        audiences.
+        """
         found: dict[str, None] = {}
         for account in self._repository.scan(Account, ""):
+            if not includes(account.name):
+                continue
             for audience in sorted(self._activation.calculated(account.name)):
                 record = self._repository.find(Audience, audience)
                 if record is not None:
                     found[journey_of(record.milestone)] = None
-        for closing in self._repository.scan(Closing, ""):
-            found[journey_of(closing.milestone.name)] = None
-        found.update(dict.fromkeys(self._states.in_use()))
+        closing = (journey_of(each.milestone.name) for each in self._repository.scan(Closing, ""))
+        others = (*closing, *self._states.in_use())
+        found.update(dict.fromkeys(journey for journey in others if includes(account_of(journey))))
         return tuple(found)
 
     def changed(self, journey: str) -> None:
@@ -203,26 +227,63 @@ class Live:
     # --- rounds ---------------------------------------------------------------------------------------------
 
     def refresh_all(self, now: Micros | None = None) -> None:
-        """Runs one round over every due journey, to the instant `now` (default: the clock's).
+        """Runs one round over every due journey, to the instant `now` (default: the clock's), however long it
+        takes.
 
         A journey that fails does not delay the others; the first failure is raised at the end.
         """
+        self._refresh_many(self.due, TimeShares(), now)
+
+    def refresh_timely(self, account_s_max: float = ACCOUNT_S_MAX) -> None:
+        """As `refresh_all`, over the accounts that are not refreshed aside. One that takes longer, in seconds,
+        is refreshed aside from now on.
+        """
+        shares = TimeShares(account_s_max, self._stopping.is_set)
+        self._refresh_many(lambda: self.due(lambda account: account not in self._aside), shares)
+
+    def refresh_aside(self, timeout_s: float) -> None:
+        """Runs one round over an account that is refreshed aside, unless none is due within the timeout.
+        Raises the first failure. For several threads.
+        """
+        with self._aside.taken(timeout_s) as account:
+            if account is None:
+                return
+            with self._rounds.timed_aside(account):
+                turn = _Turn(TimeShares(is_cancelled=self._stopping.is_set), self._serving_aside)
+                failures = self._begun(self._in_order(self.due(account.__eq__)), turn, None)
+        if failures:
+            raise next(iter(failures.values()))
+
+    def stop(self) -> None:
+        """Ends `refresh_timely` and `refresh_aside` soon: what they have not stored yet is left as it was."""
+        self._stopping.set()
+        self._work.set()
+        self._aside.close()
+
+    def refresh(self, journey: str, now: Micros | None = None) -> None:
+        """Runs one round over one journey. Rounds over the same journey never overlap."""
+        instant, turn = self._clock() if now is None else now, _Turn(TimeShares(), self._serving)
+        for error in self._rounds_of([journey], instant, turn).values():
+            raise error
+
+    def _refresh_many(
+        self, due: Callable[[], Sequence[str]], shares: TimeShares, now: Micros | None = None
+    ) -> None:
         self._work.clear()
         with self._running, self._rounds.timed():
-            journeys = self._in_order(self.due())
-            with self._backend.beginning(journeys):
-                # Read now, so that it is no earlier than the data that the round is about.
-                failures = self._rounds_of(journeys, self._clock() if now is None else now)
-            self._rounds.failures.add(len(failures))
+            self._backend.take_news()
+            failures = self._begun(self._in_order(due()), _Turn(shares, self._serving), now)
         self._opted_in.keep()
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
         if failures:
             raise next(iter(failures.values()))
 
-    def refresh(self, journey: str, now: Micros | None = None) -> None:
-        """Runs one round over one journey. Rounds over the same journey never overlap."""
-        for error in self._rounds_of([journey], self._clock() if now is None else now).values():
-            raise error
+    def _begun(self, journeys: Sequence[str], turn: _Turn, now: Micros | None) -> dict[str, MilepostError]:
+        with self._backend.beginning(journeys):
+            # Read now, so that it is no earlier than the data that the round is about.
+            failures = self._rounds_of(journeys, self._clock() if now is None else now, turn)
+        self._rounds.failures.add(len(failures))
+        return failures
 
     def _in_order(self, journeys: Sequence[str]) -> list[str]:
         """Journeys after those whose audiences they name, as far as these do not name each other."""
@@ -240,15 +301,18 @@ class Live:
         state = self._states.find(journey)
         return frozenset() if state is None or state.definition is None else state.definition.names
 
-    def _rounds_of(self, journeys: Sequence[str], now: Micros) -> dict[str, MilepostError]:
+    def _rounds_of(self, journeys: Sequence[str], now: Micros, turn: _Turn) -> dict[str, MilepostError]:
         """Brings journeys to one instant. Returns the failures by journey.
 
         What is quickly done comes first. A calculation of everyone follows in a round of its own, so that it
         holds up no other journey.
         """
-        failures, later = self._round(journeys, now)
+        failures, later = self._round(journeys, now, turn)
         for journey in later:
-            failures |= self._round([journey], now)[0]
+            if account_of(journey) not in turn.late:
+                failures |= self._round([journey], now, turn)[0]
+        for account in turn.late:
+            self._aside.put(account)
         # Once for all of them, as each is a transaction.
         self._refresher.begin_histories(self._instant)
         self._forget_old(journey for journey in journeys if journey not in failures)
@@ -263,44 +327,66 @@ class Live:
                 held.enter_context(state.lock)
             self._trimmer.forget_old(due)
 
-    def _round(self, journeys: Sequence[str], now: Micros) -> tuple[dict[str, MilepostError], Sequence[str]]:
+    def _round(
+        self, journeys: Sequence[str], now: Micros, turn: _Turn
+    ) -> tuple[dict[str, MilepostError], Sequence[str]]:
         """One round. Returns the failures by journey, and of several journeys those of which everyone is to
         be evaluated.
         """
+        shares, late = turn.shares, turn.late
         failures: dict[str, MilepostError] = {}
         later: list[str] = []
         with ExitStack() as held:
             states = {journey: self._states.of(journey) for journey in journeys}
-            for state in states.values():
-                held.enter_context(state.lock)
+            for journey in sorted(states):
+                held.enter_context(states[journey].lock)
             instant = self._instant = round_instant(self._instant, now)
             due, closing, version = [], self._closer.closing(), self._definitions.version()
             for journey, state in states.items():
+                account = account_of(journey)
                 try:
                     if journey in closing:
                         self._closer.close_deleted(journey, state, instant)
-                    each = self._due(journey, state, instant, version)
+                    with shares.of(account) as deadline:
+                        each = self._due(journey, state, instant, version, deadline)
                 except MilepostError as error:
                     failures[journey] = error
                     continue
-                if each is not None and each.is_whole and len(journeys) > 1:
+                if each is None:
+                    continue
+                if self._refresher.seconds_of(each) > shares.seconds_max:
+                    late.add(account)
+                elif each.is_whole and len(journeys) > 1:
                     later.append(journey)
-                elif each is not None:
+                else:
                     due.append(each)
-            for part in _transactions(due):
-                failures |= self._refresher.run(instant, part)
-            succeeded = {j: s for j, s in states.items() if j not in later and j not in failures}
-            for journey, state in states.items():
-                if journey not in later:
-                    state.failure = failures[journey].message if journey in failures else ""
-            if self._serving is not None:
-                self._serving.serve_all(succeeded)
+            late.update(_late(failures, shares))
+            for part in _transactions([each for each in due if account_of(each.journey) not in late]):
+                found = self._refresher.run(instant, part, shares)
+                late.update(_late(found, shares))
+                failures |= found
+            done = {j: s for j, s in states.items() if j not in later and account_of(j) not in late}
+            failures = {journey: error for journey, error in failures.items() if journey in done}
+            for journey, state in done.items():
+                state.failure = failures[journey].message if journey in failures else ""
+            if turn.serving is not None:
+                turn.serving.serve_all({j: s for j, s in done.items() if j not in failures})
         return failures, later
 
-    def _due(self, journey: str, state: JourneyState, instant: Micros, version: int) -> Due | None:
+    def _due(
+        self, journey: str, state: JourneyState, instant: Micros, version: int, deadline: float
+    ) -> Due | None:
         definition = self._definitions.current(journey, state, version)
         self._closer.drop_unneeded(journey, state, version)
-        return None if definition is None else self._refresher.due(journey, state, definition, instant)
+        if definition is None:
+            return None
+        return self._refresher.due(journey, state, definition, instant, deadline)
+
+
+def _late(failures: Mapping[str, MilepostError], shares: TimeShares) -> set[str]:
+    """The accounts that failed because their share of the time was over."""
+    accounts = {account_of(j) for j, error in failures.items() if isinstance(error, DeadlineExceeded)}
+    return {account for account in accounts if shares.is_over(account)}
 
 
 def _transactions(due: Sequence[Due]) -> Iterator[list[Due]]:

@@ -19,6 +19,7 @@ from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.live.trimming import Trimmer
 from engine.backends.base import Ahead, Membership, MembershipStore, ScopeRefresh, UserReader
 from engine.clock import Clock, ClockState
+from engine.deadline import TimeShares
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, optimise
@@ -84,8 +85,17 @@ class JourneyRefresher:
 
     # --- what is due ----------------------------------------------------------------------------------------
 
-    def due(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> Due | None:
-        """What a round to the instant `now` has to do for a journey; None: nothing yet."""
+    def due(
+        self,
+        journey: str,
+        state: JourneyState,
+        definition: Definition,
+        now: Micros,
+        deadline: float | None = None,
+    ) -> Due | None:
+        """What a round to the instant `now` has to do for a journey; None: nothing yet. Raises
+        DeadlineExceeded.
+        """
         if definition.generation != self._definitions.generation.value:
             # The records have changed meanwhile; the next round handles that.
             return None
@@ -95,7 +105,7 @@ class JourneyRefresher:
         if not pending and not definition.depends_on_time:
             return Due(journey, state, definition, None)
         if definition.depends_on_time:
-            self._look_ahead(journey, state, definition, now)
+            self._look_ahead(journey, state, definition, now, deadline)
             expected = self._backend.expected(journey)
             if not pending and now >= state.as_of and not expected:
                 return Due(journey, state, definition, None)
@@ -171,7 +181,14 @@ class JourneyRefresher:
             ahead=ahead,
         )
 
-    def _look_ahead(self, journey: str, state: JourneyState, definition: Definition, now: Micros) -> None:
+    def _look_ahead(
+        self,
+        journey: str,
+        state: JourneyState,
+        definition: Definition,
+        now: Micros,
+        deadline: float | None = None,
+    ) -> None:
         """Renews the horizons that end before `now`, all of them after a clock that went back."""
         if now < state.as_of or self._backend.expected(journey) is None:
             state.horizons = ()
@@ -185,7 +202,7 @@ class JourneyRefresher:
             if not level or self._backend.expected(journey, level - 1):
                 plan = definition.compiled.expiry.between(state.as_of, until)
             since = min(state.as_of, until)
-            self._backend.look_ahead(account_of(journey), journey, level, plan, since, until)
+            self._backend.look_ahead(account_of(journey), journey, level, plan, since, until, deadline)
             state.horizons = (*state.horizons[:level], until)
 
     def _expects_nobody(self, journey: str, level: int) -> bool:
@@ -198,35 +215,42 @@ class JourneyRefresher:
 
     # --- a round --------------------------------------------------------------------------------------------
 
-    def run(self, now: Micros, due: Sequence[Due]) -> dict[str, MilepostError]:
-        """Refreshes journeys in one transaction. Returns the failures by journey."""
+    def seconds_of(self, due: Due) -> float:
+        """How long a calculation of everyone is expected to take."""
+        return due.users * self._seconds_per_user if due.is_whole else 0.0
+
+    def run(self, now: Micros, due: Sequence[Due], shares: TimeShares) -> dict[str, MilepostError]:
+        """Refreshes journeys in one transaction. Returns the failures by journey: DeadlineExceeded for all of
+        an account that has used up its share.
+        """
         asked = [each for each in due if each.refresh is not None]
         self._roll(asked, now)
         began = time.perf_counter()
         for each in asked:
             if each.is_whole:
                 each.state.begun = began
-                each.state.predicted_seconds = each.users * self._seconds_per_user
+                each.state.predicted_seconds = self.seconds_of(each)
         try:
             outcome = self._backend.refresh_scopes(
                 now,
                 [each.refresh for each in asked if each.refresh is not None],
                 [each.journey for each in due if each.refresh is None],
+                shares,
             )
         except MilepostError as error:
             return {each.journey: error for each in due}
         finally:
             for each in asked:
                 each.state.begun = None
-        whole_users = sum(each.users for each in asked if each.is_whole)
-        if whole_users:
-            self._seconds_per_user = (time.perf_counter() - began) / whole_users
         failures = {}
         for each, found in zip(asked, outcome, strict=True):
             if isinstance(found, MilepostError):
                 failures[each.journey] = found
             else:
                 self._refreshed(each, found)
+        whole_users = sum(each.users for each in asked if each.is_whole and each.journey not in failures)
+        if whole_users:
+            self._seconds_per_user = (time.perf_counter() - began) / whole_users
         for each in due:
             if each.journey not in failures:
                 self._reach(each, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engine.audiences.live.state import JourneyStates
@@ -16,15 +16,20 @@ from engine.values import MICROS_PER_SECOND
 STALL_S = 10.0
 """A round that takes this long is logged."""
 
+ASIDE_STALL_S = 60.0
+"""A round of one account that is refreshed aside is logged when it takes this long."""
+
+_log = logging.getLogger(__name__)
 _stalls = StallLog(logging.getLogger(__name__), "refreshing audiences", STALL_S)
 
 
 class Rounds:
     """Counts and times of rounds over all journeys, and how far they are behind."""
 
-    def __init__(self, states: JourneyStates, clock: Clock) -> None:
+    def __init__(self, states: JourneyStates, clock: Clock, accounts_aside: Callable[[], int]) -> None:
         self._states = states
         self._clock = clock
+        self._accounts_aside = accounts_aside
         self._durations = Durations()
         self.failures = Counter()
 
@@ -39,6 +44,19 @@ class Rounds:
             self._durations.add(seconds)
             _stalls.report(seconds)
 
+    @contextmanager
+    def timed_aside(self, account: str) -> Iterator[None]:
+        """A round over an account that is refreshed aside is the block."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            if seconds >= ASIDE_STALL_S:
+                _log.warning(
+                    "an account takes long to refresh", extra={"account": account, "seconds": seconds}
+                )
+
     def measures(self) -> Iterator[Measure]:
         """All figures of this moment."""
         now, instants = self._clock(), [state.as_of for state in self._states.snapshot()]
@@ -49,6 +67,11 @@ class Rounds:
             "refresh_lag_seconds",
             "Time since the last refresh of the journey that is furthest behind.",
             max(lags, default=0.0),
+        )
+        yield gauge(
+            "accounts_refreshed_aside",
+            "Accounts whose audiences take so long to refresh that they are refreshed apart from others.",
+            self._accounts_aside(),
         )
         yield gauge("journeys_live", "Journeys whose audiences are refreshed.", len(instants))
         yield gauge(

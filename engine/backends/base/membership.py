@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from engine.backends.base.execute import MemberPage, Members
 from engine.backends.base.store import Store
+from engine.deadline import TimeShares
 from engine.errors import MilepostError
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
@@ -251,6 +252,10 @@ class MembershipStore(MembershipReader, Protocol):
         """`refresh_scopes` for one scope (see `ScopeRefresh`). Raises its error."""
         ...
 
+    def take_news(self) -> None:
+        """The rounds that begin after this have all that `has_news` was about. Takes no lock."""
+        ...
+
     def beginning(self, scopes: Iterable[str]) -> AbstractContextManager[None]:
         """Within the block a round over these scopes follows, to an instant after its beginning. Data that
         come from now on may be later than that instant; they may then wait for the next round.
@@ -258,24 +263,36 @@ class MembershipStore(MembershipReader, Protocol):
         ...
 
     def refresh_scopes(
-        self, as_of: Micros, refreshes: Sequence[ScopeRefresh], still: Sequence[str] = ()
+        self,
+        as_of: Micros,
+        refreshes: Sequence[ScopeRefresh],
+        still: Sequence[str] = (),
+        shares: TimeShares | None = None,
     ) -> list[tuple[Membership, ...] | MilepostError]:
         """Refreshes scopes, whose plans are as of `as_of`: one round. Memberships and change logs of all are
         written in one transaction, or in none when nothing has changed, and then published at once for each
         account. `still` are other scopes in which time has moved no one up to `as_of`.
 
         Returns for each scope its memberships, or the error for which they are as they were; the other scopes
-        are refreshed all the same.
+        are refreshed all the same. An account that uses up its share of the time (None: there is no limit)
+        has DeadlineExceeded for all its scopes.
         """
         ...
 
     def look_ahead(
-        self, account: str, scope: str, level: int, plan: Plan | None, since: Micros, until: Micros
+        self,
+        account: str,
+        scope: str,
+        level: int,
+        plan: Plan | None,
+        since: Micros,
+        until: Micros,
+        deadline: float | None = None,
     ) -> None:
         """Sets a horizon of a scope: the first root of the plan has those whom time may move after `since`
         and up to `until`; None: no one. Horizon 0 is the farthest, and a nearer one has users of those before
         it. Horizons after `level` are forgotten, and all of them by a refresh of everyone. Within a horizon
-        `moved_by_time` runs only over its users.
+        `moved_by_time` runs only over its users. Raises DeadlineExceeded.
         """
         ...
 

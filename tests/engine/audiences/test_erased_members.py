@@ -79,7 +79,7 @@ def test_changes_name_users_whose_exits_wait(site: Site) -> None:
     eraser = threading.Thread(target=lambda: site.backend.erase(ACCOUNT, ["u"]))
     with backend._index_lock:
         with backend._state.locked():
-            round_ = memberships.open_round(NOW)
+            round_ = memberships.open_round(NOW, 1)
         eraser.start()
         deadline = time.monotonic() + WAIT_S
         while site.backend.profile(ACCOUNT, "u") is not None and time.monotonic() < deadline:

@@ -45,9 +45,9 @@ def counting(site: Site) -> Iterator[Counter[str]]:
         found["scopes"] += 1
         evaluate(*args)
 
-    def looked(account: str, scope: str, level: int, plan: Any, since: int, until: int) -> None:
+    def looked(account: str, scope: str, level: int, *args: Any) -> None:
         found[f"horizon {level}"] += 1
-        look_ahead(account, scope, level, plan, since, until)
+        look_ahead(account, scope, level, *args)
 
     def answered(plan: Any, group: int, base: Any, read: Any) -> Any:
         some = base()

@@ -70,6 +70,10 @@ class Laboratory(Running):
         self.engine.close()
 
 
+ASIDE_S = 1.0
+"""Longer than accounts rest that are refreshed aside."""
+
+
 class Consumer:
     """One connection of a milestone, its file, and what a reader of the file knows."""
 
@@ -257,18 +261,28 @@ class World:
         if not self.consumers:
             return
         if self.source.random() < 0.7:
-            self.laboratory.engine.live.refresh_all()
+            self._refresh()
         milestone_id = self.source.choice(sorted(self.consumers))
         consumer = self.consumers.pop(milestone_id)
         self.left += 1
         consumer.deactivate(self.source.randrange(3))
-        self.laboratory.engine.live.refresh_all()
+        self._refresh()
         while self.source.random() < 0.4:
             consumer.activate(0)
-            self.laboratory.engine.live.refresh_all()
+            self._refresh()
             consumer.deactivate(self.source.randrange(4))
-            self.laboratory.engine.live.refresh_all()
+            self._refresh()
         self.gone.append(consumer)
+
+    def _refresh(self) -> None:
+        """One round; now and then accounts have no time in it, and are refreshed aside."""
+        live = self.laboratory.engine.live
+        if self.source.random() < 0.7:
+            live.refresh_all()
+            return
+        live.refresh_timely(0.0)
+        for _ in range(len(live._aside)):
+            live.refresh_aside(ASIDE_S)
 
     def _values(self) -> OptedIn:
         """Half of the attributes and types of identity that users have, at most 100."""
@@ -283,7 +297,7 @@ class World:
 
     def _compare(self) -> dict[str, tuple[int, int]]:
         """Runs a round, delivers, and compares. Returns what each consumer got, by milestone id."""
-        self.laboratory.engine.live.refresh_all()
+        self._refresh()
         at = self.laboratory.clock.now
         expected = Oracle(msgspec.structs.replace(self.now, as_of=at)).all_members()
         got = {}

@@ -88,8 +88,10 @@ INSTANT_STORED_MICROS = 10 * MICROS_PER_SECOND
 class Round:
     """The outcome of a round of refreshes to an instant, until it is stored."""
 
-    def __init__(self, as_of: Micros) -> None:
+    def __init__(self, as_of: Micros, number: int) -> None:
         self.as_of = as_of
+        self.number = number
+        """Its place in the order in which rounds began."""
         self.changes = WriteBuffer()
         self.written: dict[str, _Written] = {}
         self.ids: dict[bytes, ErasedUser | None] = {}
@@ -143,6 +145,8 @@ class Memberships:
             self._log = ChangeLog(txn, index, self._states, self._erased_ids, retained_max)
             self.instant = self._instant_stored = read_instant(txn)
             """The latest instant that memberships are known to have been brought to."""
+        self._instant_round = 0
+        """The round that has set it."""
         self._has_news = False
         self._turn = 0
         """Decides whose members are stored: it goes on with each round."""
@@ -416,12 +420,13 @@ class Memberships:
         """The refresh of the scope is given up; with a flight, that one."""
         self._dirty.abandon(scope, flight)
 
-    def open_round(self, as_of: Micros) -> Round:
-        """Begins to collect what a round of refreshes to an instant stores. Call with the index lock, which
-        is kept until `close_round` or `give_up_round`. Exits of erased users wait until then.
+    def open_round(self, as_of: Micros, number: int) -> Round:
+        """Begins to collect what a round of refreshes to an instant stores, the one that began as number
+        `number`. Call with the index lock, which is kept until `close_round` or `give_up_round`. Exits of
+        erased users wait until then.
         """
         self._turn += 1
-        return Round(as_of)
+        return Round(as_of, number)
 
     def states(
         self, round_: Round, audiences: Sequence[str], account: str, scope: str
@@ -457,18 +462,21 @@ class Memberships:
         """Stores the round, in one transaction; in none when nothing has changed. Its instant is stored with
         it, and by itself now and then. Needs no state lock.
         """
-        if round_.changes.size_bytes or self.is_instant_due(round_.as_of):
-            write_instant(round_.changes, round_.as_of)
+        is_latest = round_.number >= self._instant_round
+        if round_.changes.size_bytes or (is_latest and self.is_instant_due(round_.as_of)):
+            if is_latest:
+                write_instant(round_.changes, round_.as_of)
             with self._index.writing() as txn:
                 round_.changes.write_to(txn)
-            self._instant_stored = round_.as_of
+            if is_latest:
+                self._instant_stored = round_.as_of
 
     def close_round(self, round_: Round, still: Iterable[str]) -> None:
         """Takes over what was stored, and publishes it at once for each account. `still`: scopes of which it
         is known that up to the round's instant time has moved no one, so that they have reached it too.
         """
         as_of = round_.as_of
-        self.instant = as_of
+        self._reached_by(round_.number, as_of)
         self._erased_ids.written(round_.ids)
         self._stored(round_.written)
         accounts: dict[str, dict[str, StoredMembers]] = {}
@@ -493,9 +501,14 @@ class Memberships:
         """Whether the instant of a round is to be stored although nothing has changed."""
         return self._states.are_any and abs(as_of - self._instant_stored) >= INSTANT_STORED_MICROS
 
-    def stand_still(self, as_of: Micros, scopes: Iterable[str]) -> None:
+    def _reached_by(self, number: int, as_of: Micros) -> None:
+        """A round has ended. One that began before another that has ended sets no instant."""
+        if number >= self._instant_round:
+            self.instant, self._instant_round = as_of, number
+
+    def stand_still(self, as_of: Micros, scopes: Iterable[str], number: int) -> None:
         """A round in which nothing is to be refreshed: the scopes have reached its instant."""
-        self.instant = as_of
+        self._reached_by(number, as_of)
         for account in self._reach(scopes, as_of):
             self._publish(account, {})
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,7 +31,8 @@ from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
 from engine.backends.local.write.state import P
 from engine.clock import Stamp
-from engine.errors import MilepostError, NotFound
+from engine.deadline import TimeShares
+from engine.errors import DeadlineExceeded, MilepostError, NotFound
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import Micros
@@ -40,6 +43,10 @@ moved are searched first: that takes a plan for each scope, which only pays for 
 """
 BEGUN_AT_ONCE = 64
 """Scopes that begin to collect who becomes dirty before others go first."""
+
+CATCH_UP_S_MAX = 0.05
+"""A round that was evaluated within this time has few users to evaluate again."""
+CATCH_UPS_MAX = 4
 
 _NOBODY = BitMap()
 
@@ -125,6 +132,8 @@ class StoredMemberships(OpenStore[P]):
         """Refreshes that have begun, by scope. With the state lock."""
         self._rounds: dict[int, Watched] = {}
         """By thread the round that it runs (`beginning`)."""
+        self._numbers = itertools.count(1)
+        """Numbers rounds in the order in which they begin."""
         self._refreshing: set[str] = set()
         self._refreshed = threading.Condition()
 
@@ -157,29 +166,41 @@ class StoredMemberships(OpenStore[P]):
         return found
 
     def refresh_scopes(
-        self, as_of: Micros, refreshes: Sequence[ScopeRefresh], still: Sequence[str] = ()
+        self,
+        as_of: Micros,
+        refreshes: Sequence[ScopeRefresh],
+        still: Sequence[str] = (),
+        shares: TimeShares | None = None,
     ) -> list[tuple[Membership, ...] | MilepostError]:
         """Brings stored memberships to `as_of` and the revision of the beginning or a later one, in one
         transaction. Users are evaluated before the locks are taken; only the last ones to change are
         evaluated with them, unless they can wait for the next refresh. The transaction is written without
         the state lock.
         """
+        shares = shares or TimeShares()
         memberships = self._state.memberships
+        number = next(self._numbers)
         if not refreshes and not memberships.has_exits and not memberships.is_instant_due(as_of):
             with self._locked():
-                memberships.stand_still(as_of, still)
+                memberships.stand_still(as_of, still, number)
             return []
         all_asked: list[Asked[P]] = [Asked(refresh) for refresh in refreshes]
         with self._busy({asked.scope for asked in all_asked}), Watched() as watched:
             try:
                 # All at once: what is later than the instant of the round waits for the next in all of them.
-                self._each(all_asked, lambda asked, found, read: self._begin(asked, found, read, watched))
+                self._each(
+                    all_asked, lambda asked, found, read: self._begin(asked, found, read, watched), shares
+                )
+                began = time.monotonic()
                 self._each(
                     all_asked,
                     lambda asked, found, read: self._evaluate(asked, found, read, all_asked, watched),
+                    shares,
                 )
+                self._catch_up_before_storing(all_asked, shares, began)
+                _give_up_accounts(all_asked)
                 with self._index_lock:
-                    self._store_round(as_of, all_asked, watched, still)
+                    self._store_round(as_of, all_asked, watched, still, number)
             finally:
                 with self._state.locked():
                     for asked in all_asked:
@@ -213,23 +234,62 @@ class StoredMemberships(OpenStore[P]):
             raise NotFound(audience)
         return found
 
-    def _each(self, all_asked: Sequence[Asked[P]], step: Callable[[Asked[P], P | None, Read], None]) -> None:
+    def _each(
+        self,
+        all_asked: Sequence[Asked[P]],
+        step: Callable[[Asked[P], P | None, Read], None],
+        shares: TimeShares,
+    ) -> None:
         """Runs a step of every refresh, many in one read. A scope that fails does not delay the others."""
         rest = deque(asked for asked in all_asked if asked.failure is None)
         while rest:
             name = rest[0].account
-            # Once more with a new read when the account is forgotten amid a step.
-            with suppress(AccountForgotten), self._read(None, name) as (found, read):
-                while rest and rest[0].account == name:
-                    try:
-                        step(rest[0], found, read)
-                    except MilepostError as error:
-                        rest.popleft().failure = error
-                        # The read may have ended without the lock.
-                        break
-                    rest.popleft()
-                    if rest:
-                        read.pause()
+            try:
+                with shares.of(name) as deadline:
+                    self._some(rest, name, step, deadline)
+            except DeadlineExceeded as error:
+                # While the read was opened or let others go first.
+                if rest and rest[0].account == name:
+                    rest.popleft().failure = error
+
+    def _some(
+        self,
+        rest: deque[Asked[P]],
+        name: str,
+        step: Callable[[Asked[P], P | None, Read], None],
+        deadline: float,
+    ) -> None:
+        """Runs a step of the first refreshes, which are of one account, in one read."""
+        # Once more with a new read when the account is forgotten amid a step.
+        with suppress(AccountForgotten), self._read(deadline, name) as (found, read):
+            while rest and rest[0].account == name:
+                try:
+                    step(rest[0], found, read)
+                except MilepostError as error:
+                    rest.popleft().failure = error
+                    # The read may have ended without the lock.
+                    return
+                rest.popleft()
+                if rest:
+                    read.pause()
+
+    def _catch_up_before_storing(
+        self, all_asked: Sequence[Asked[P]], shares: TimeShares, began: float
+    ) -> None:
+        """Evaluates who has changed while others of the round were evaluated, so that little of that is left
+        to do with the index lock. `began`: when the evaluation began, an instant of `time.monotonic()`.
+        """
+        for _ in range(CATCH_UPS_MAX):
+            now = time.monotonic()
+            if now - began < CATCH_UP_S_MAX:
+                return
+            began = now
+            self._each(all_asked, self._catch_up, shares)
+
+    def _catch_up(self, asked: Asked[P], found: P | None, read: Read) -> None:
+        evaluation = asked.evaluation
+        if found is not None and evaluation is not None and self._holds(evaluation, asked, found):
+            evaluation.catch_up(read)
 
     # --- evaluating -----------------------------------------------------------------------------------------
 
@@ -237,7 +297,6 @@ class StoredMemberships(OpenStore[P]):
     def beginning(self, scopes: Iterable[str]) -> Iterator[None]:
         """Collects for each scope who becomes dirty from now on, for its refresh within the block."""
         with Watched() as watched:
-            self._state.memberships.take_news()
             all_scopes = tuple(scopes)
             for start in range(0, len(all_scopes), BEGUN_AT_ONCE):
                 with self._locked():
@@ -250,9 +309,10 @@ class StoredMemberships(OpenStore[P]):
             finally:
                 del self._rounds[thread]
                 with self._state.locked():
-                    for scope, (flight, _) in self._prepared.items():
-                        self._state.memberships.abandon(scope, flight)
-                    self._prepared.clear()
+                    for scope in all_scopes:
+                        prepared = self._prepared.pop(scope, None)
+                        if prepared is not None:
+                            self._state.memberships.abandon(scope, prepared[0])
 
     def _begin_again(self, scope: str, watched: Watched) -> None:
         memberships = self._state.memberships
@@ -372,7 +432,14 @@ class StoredMemberships(OpenStore[P]):
         return {group: users for group, users in moved.items() if users}
 
     def look_ahead(
-        self, account: str, scope: str, level: int, plan: Plan | None, since: Micros, until: Micros
+        self,
+        account: str,
+        scope: str,
+        level: int,
+        plan: Plan | None,
+        since: Micros,
+        until: Micros,
+        deadline: float | None = None,
     ) -> None:
         """Remembers whom time may move after `since` and up to `until`: the first root of the plan."""
         expected = self._state.memberships.expected
@@ -381,7 +448,7 @@ class StoredMemberships(OpenStore[P]):
             with self._locked():
                 expected.put(scope, level, since, until, groups)
             return
-        with suppress(AccountForgotten), self._read(None, account) as (found, read):
+        with suppress(AccountForgotten), self._read(deadline, account) as (found, read):
             if found is not None:
                 wider = expected.covering(scope, since, until) if level else None
                 some = None if wider is None else _some(wider.groups)
@@ -417,16 +484,25 @@ class StoredMemberships(OpenStore[P]):
     # --- storing --------------------------------------------------------------------------------------------
 
     def _store_round(
-        self, as_of: Micros, all_asked: Sequence[Asked[P]], watched: Watched, still: Sequence[str]
+        self,
+        as_of: Micros,
+        all_asked: Sequence[Asked[P]],
+        watched: Watched,
+        still: Sequence[str],
+        number: int,
     ) -> None:
         """Stores what was evaluated and publishes it. Call with the index lock."""
         memberships = self._state.memberships
         self._check()
         self._record_waiting(as_of)
         with self._locked():
-            round_ = memberships.open_round(as_of)
+            round_ = memberships.open_round(as_of, number)
         try:
-            self._each(all_asked, lambda asked, found, read: self._add(asked, found, read, round_, watched))
+            self._each(
+                all_asked,
+                lambda asked, found, read: self._add(asked, found, read, round_, watched),
+                TimeShares(),
+            )
             memberships.write_round(round_)
         except BaseException as error:
             with self._state.locked():
@@ -549,6 +625,10 @@ class StoredMemberships(OpenStore[P]):
         self._check()
         return self._state.memberships.public(audience)
 
+    def take_news(self) -> None:
+        """A round begins: what has come is in it. Takes no lock."""
+        self._state.memberships.take_news()
+
     def has_news(self) -> bool:
         """Whether a round has something to do that time does not bring. Takes no lock."""
         return self._state.memberships.has_news
@@ -659,3 +739,10 @@ def _united(users: Mapping[int, BitMap], others: Mapping[int, BitMap]) -> dict[i
     for group, some in others.items():
         united[group] = united[group] | some if group in united else some
     return dict(sorted(united.items()))
+
+
+def _give_up_accounts(all_asked: Sequence[Asked[Any]]) -> None:
+    """Leaves all scopes of an account as they were if one has no time left: they name each other."""
+    late = {each.account: each.failure for each in all_asked if isinstance(each.failure, DeadlineExceeded)}
+    for asked in all_asked:
+        asked.failure = asked.failure or late.get(asked.account)
