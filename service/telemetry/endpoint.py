@@ -7,6 +7,7 @@ GET /health/milepost.v1.IngestService     the same of one service: here, whether
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -14,13 +15,18 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 METRICS_PATH = "/metrics"
 HEALTH_PATH = "/health"
 REQUEST_S_MAX = 10.0
 """A client that is silent for this long is disconnected."""
+CONNECTIONS_MAX = 64
+"""Connections at a time; of more, the server hangs up."""
 STOP_POLL_S = 0.05
+
+_logger = structlog.get_logger("milepost.metrics")
 
 Health = Callable[[str], bool | None]
 """Whether a service is SERVING; None for what is no service."""
@@ -28,6 +34,30 @@ Health = Callable[[str], bool | None]
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers in a new thread, unless too many are busy: then it hangs up."""
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers, in a thread of its own."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Logs a defect. A client that is silent or hangs up is none."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            _logger.error("metrics not answered", exc_info=error)
 
 
 class _Handler(WSGIRequestHandler):
