@@ -43,13 +43,14 @@ def check_data_file(path: Path) -> None:
 def _newest_meta(path: Path) -> Meta:
     try:
         size = path.stat().st_size
-        if path.is_file() and not size:
+        # To open a pipe would wait for a writer.
+        if not path.is_file():
+            raise BrokenFile("is not a file")
+        if not size:
             raise BrokenFile("is empty")
         return max(read_metas(path), key=lambda meta: meta.transaction)
     except FileNotFoundError:
         raise BrokenFile("is missing") from None
-    except IsADirectoryError:
-        raise BrokenFile("is not a file") from None
     except OSError as error:
         raise BrokenFile(f"cannot be read ({error.strerror})") from error
     except struct.error:

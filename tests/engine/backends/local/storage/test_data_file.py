@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from pathlib import Path
@@ -105,7 +106,13 @@ def test_damaged_meta_pages_are_reported(tmp_path: Path, page: int) -> None:
 
 
 def test_missing_directory_or_empty_file_is_reported(tmp_path: Path) -> None:
-    for name, reason in (("gone", "is missing"), ("directory", "is not a file"), ("empty", "is empty")):
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        ("gone", "is missing"),
+        ("directory", "is not a file"),
+        ("pipe", "is not a file"),
+        ("empty", "is empty"),
+    ):
         file = tmp_path / name
         if name == "directory":
             file.mkdir()
