@@ -266,6 +266,30 @@ def test_a_journey_that_was_activated_later_has_its_own_sequences(site: Site) ->
     assert len(changes_of(site, late)) == 4
 
 
+def test_users_with_data_during_a_round_are_shared_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    milestones = prepared(site, [bought(seconds=number) for number in range(3)])
+    site.send([("second", "buy"), ("third", "open")], time=site.clock.now)
+    backend: Any = site.backend
+    store = backend._store_round
+
+    def more(*arguments: Any) -> None:
+        monkeypatch.undo()
+        # The second user is evaluated again, the third and the fourth for the first time.
+        site.send([("second", "buy"), ("third", "buy"), ("fourth", "buy")], time=site.clock.now)
+        store(*arguments)
+
+    monkeypatch.setattr(backend, "_store_round", more)
+    site.engine.live.refresh_all()
+    assert backend.pending(milestones[0].name.partition("/milestones/")[0]) == 0
+    for milestone in milestones:
+        assert site.stored(milestone) == {"first", "second", "third", "fourth"}
+        assert published(site, milestone).members is published(site, milestones[0]).members
+        assert changes_of(site, milestone)[1:] == changes_of(site, milestones[0])[1:]
+    site.send([("fifth", "buy")], time=site.clock.now)
+    site.engine.live.refresh_all()
+    assert len({id(published(site, milestone).members) for milestone in milestones}) == 1
+
+
 def test_an_erased_user_leaves_all_that_share_their_members(site: Site) -> None:
     milestones = prepared(site, [bought()] * 3)
     site.send([("second", "buy")], time=site.clock.now)

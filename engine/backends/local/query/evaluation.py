@@ -231,11 +231,8 @@ class BriefEvaluation:
             found = self._roots_by_group(late, read)
         users = ordinals.joined(sorted(late.items()))
         self._sets = [(old - users) | new for old, new in zip(self._sets, found, strict=True)]
-        # Others share the users that are known.
-        known = dict(self._users)
-        for group, some in late.items():
-            known[group] = known[group] | some if group in known else some
-        self._users = dict(sorted(known.items()))
+        # For the same users the same object, also if another scope has found them late.
+        self._users = self._pool.by_group(users | ordinals.joined(self._users.items()))
 
     def _roots_by_group(self, users: Mapping[int, BitMap], read: Read) -> list[BitMap]:
         by_group: dict[int, list[BitMap]] = {}
