@@ -68,6 +68,9 @@ class Outlooks:
         """The outlooks of calculated milestones of a journey, by audience. `milestones` has all of them by
         audience; `generation` and `writes` are those from before the call.
         """
+        if not self._asked:
+            # Most often; without the lock, which each of many journeys would take.
+            return {}
         found = {}
         audiences = {milestone: audience for audience, milestone in milestones.items()}
         state = generation, writes, milestones

@@ -13,7 +13,7 @@ from engine.criteria.zones import load_zone
 from engine.plan.compile import Planner
 from engine.plan.expiry import ExpiryTemplate
 from engine.plan.reads import reads_of
-from engine.plan.template import Template, form_of
+from engine.plan.template import Template, form_of, shape_of
 from engine.plan.timed_steps import TimedSteps
 from engine.plan.tree import made_of
 from engine.resources.activation import Activation
@@ -36,6 +36,8 @@ class Definitions:
         """Changes with any record that a definition depends on."""
         self._compiled: WeakValueDictionary[bytes, Compiled] = WeakValueDictionary()
         """By the form of what was compiled."""
+        self._shapes: WeakValueDictionary[bytes, Compiled] = WeakValueDictionary()
+        """One of each shape."""
 
     def needed(self, journey: str) -> list[Milestone]:
         """The journey's milestones whose audience, or that of a descendant, has a live connection."""
@@ -93,10 +95,18 @@ class Definitions:
         form = form_of(planner, roots)
         found = self._compiled.get(form)
         if found is None:
-            reads = reads_of(planner.steps.steps)
-            timed = TimedSteps(planner)
-            found = Compiled(Template(planner, roots, timed), ExpiryTemplate(planner, timed), reads)
-            self._compiled[form] = found
+            found = self._compiled[form] = self._compile(planner, roots)
+        return found
+
+    def _compile(self, planner: Planner, roots: Sequence[int]) -> Compiled:
+        shape, timed, reads = shape_of(planner, roots), TimedSteps(planner), reads_of(planner.steps.steps)
+        like = self._shapes.get(shape)
+        template = Template(planner, roots, timed, None if like is None else like.template)
+        # One object: scopes that read the same are compared with each other again and again.
+        reads = like.reads if like is not None and like.reads == reads else reads
+        found = Compiled(template, ExpiryTemplate(planner, timed), reads)
+        if like is None:
+            self._shapes[shape] = found
         return found
 
 

@@ -228,14 +228,15 @@ def test_journeys_that_ask_the_same_are_evaluated_once(site: Site, runs: list[in
 def test_windows_are_one_question_while_nothing_has_happened_between_their_ends(
     site: Site, runs: list[int]
 ) -> None:
-    milestones = prepared(site, [bought(seconds=6 * 3_600 * number) for number in range(6)])
+    # Of two to four days: their rows are found at once.
+    milestones = prepared(site, [bought(seconds=6 * 3_600 * number) for number in range(1, 7)])
     runs.clear()
     site.send([("second", "buy")], time=site.clock.now)
     site.engine.live.refresh_all()
     assert runs == [1]
     # An event that the shortest two windows have left, and no other is about to leave.
     runs.clear()
-    site.send([("third", "buy")], time=site.clock.now - 2 * MICROS_PER_DAY - 9 * MICROS_PER_HOUR)
+    site.send([("third", "buy")], time=site.clock.now - 2 * MICROS_PER_DAY - 15 * MICROS_PER_HOUR)
     site.engine.live.refresh_all()
     assert runs == [1, 1]
     assert ["third" in site.stored(milestone) for milestone in milestones] == [False] * 2 + [True] * 4
@@ -264,6 +265,30 @@ def test_a_journey_that_was_activated_later_has_its_own_sequences(site: Site) ->
     assert (site.stored(early), site.stored(late)) == (set(), {"first", "second", "third", "fourth"})
     assert len(changes_of(site, early)) == 6
     assert len(changes_of(site, late)) == 4
+
+
+def test_users_with_data_during_a_round_are_shared_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    milestones = prepared(site, [bought(seconds=number) for number in range(3)])
+    site.send([("first", "buy"), ("second", "buy")], time=site.clock.now)
+    backend: Any = site.backend
+    store = backend._store_round
+
+    def more(*arguments: Any) -> None:
+        monkeypatch.undo()
+        # The second user is evaluated again, the third and the fourth for the first time.
+        site.send([("second", "buy"), ("third", "buy"), ("fourth", "buy")], time=site.clock.now)
+        store(*arguments)
+
+    monkeypatch.setattr(backend, "_store_round", more)
+    site.engine.live.refresh_all()
+    assert backend.pending(milestones[0].name.partition("/milestones/")[0]) == 0
+    for milestone in milestones:
+        assert site.stored(milestone) == {"first", "second", "third", "fourth"}
+        assert published(site, milestone).members is published(site, milestones[0]).members
+        assert changes_of(site, milestone)[1:] == changes_of(site, milestones[0])[1:]
+    site.send([("fifth", "buy")], time=site.clock.now)
+    site.engine.live.refresh_all()
+    assert len({id(published(site, milestone).members) for milestone in milestones}) == 1
 
 
 def test_an_erased_user_leaves_all_that_share_their_members(site: Site) -> None:

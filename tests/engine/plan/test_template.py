@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from engine.criteria.model import (
 )
 from engine.plan.compile import Planner, compile_audiences
 from engine.plan.model import Plan
-from engine.plan.template import audiences_template, form_of
+from engine.plan.template import Template, audiences_template, form_of, shape_of
 from engine.plan.tree import Account, JourneyTree, TreeMilestone
 from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, TIME_MAX_MICROS, TIME_MIN_MICROS
 from tests.oracle.strategies import worlds
@@ -131,6 +132,37 @@ def test_journeys_have_one_form_if_they_ask_the_same_and_no_other_has_it() -> No
     forms = {name: form(name, "one") for name in DIFFERENT}
     assert len(set(forms.values())) == len(DIFFERENT)
     assert {name: form(name, "another") for name in DIFFERENT} == forms
+
+
+def template_of(name: str, like: Template | None = None) -> tuple[bytes, Template]:
+    """The shape and the template of a journey of one milestone."""
+    criterion, account, inputs = DIFFERENT[name]
+    milestone = TreeMilestone(id="m", criterion=criterion)
+    tree = JourneyTree(name=f"{ACCOUNT}/journeys/j", inputs=inputs, milestones=(milestone,))
+    planner = Planner(account, 0, lambda audience: (tree, audience))
+    roots = planner.milestones(tree, ["m"])
+    return shape_of(planner, roots), Template(planner, roots, like=like)
+
+
+def test_templates_that_differ_in_windows_share_all_other_steps() -> None:
+    shapes = {name: template_of(name)[0] for name in DIFFERENT}
+    alike = [name for name in DIFFERENT if shapes[name] == shapes["window"]]
+    assert alike == ["event", "window", "longer window", "calendar"]
+    for name in alike:
+        _, like = template_of("window")
+        _, template = template_of(name, like)
+        plan, other = template.at(NOON), like.at(NOON)
+        assert plan.roots is other.roots
+        pairs = zip(plan.steps, other.steps, strict=True)
+        assert [type(mine).__name__ for mine, its in pairs if mine is not its] == ["EventMatch"]
+        assert plan.encode() == template_of(name)[1].at(NOON).encode()
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_template_stays_what_it_is_whatever_it_shares_with(name: str) -> None:
+    for other in DIFFERENT:
+        _, template = template_of(name, template_of(other)[1])
+        assert template.at(NOON + 1).encode() == template_of(name)[1].at(NOON + 1).encode()
 
 
 @settings(max_examples=60)

@@ -20,8 +20,10 @@ from engine.plan.costs import CostModel
 from engine.plan.families import family_of
 from engine.plan.model import Plan, Step, encode_step, operands_of
 
+_FORM = b"form"
 
-class Alike(NamedTuple):
+
+class FormAnswers(NamedTuple):
     """A plan without the steps that the instant decides, and the answers of these. Plans that agree in both,
     in the latter by identity, have the same answer.
     """
@@ -45,8 +47,6 @@ class BoundPlan:
         self._families: dict[int, bytes] = {}
         self._forms: dict[tuple[int, ...], bytes] = {}
         """The plan without some of its steps (their indices)."""
-        self._alike: tuple[Plan, SharedAnswers, Alike | None] | None = None
-        """What `alike` was asked last, and what it answered."""
         self._moved: BoundPlan | None = None
         """What it was moved to last: journeys that ask the same move it to one plan."""
         self.costs: list[float] = []
@@ -87,7 +87,7 @@ class BoundPlan:
             return None
         found = BoundPlan.__new__(BoundPlan)
         vars(found).update(vars(self))
-        found.plan, found.steps, found._moved, found._alike = plan, plan.steps, None, None
+        found.plan, found.steps, found._moved = plan, plan.steps, None
         # Estimated costs hardly depend on the instant; they only order the operands of a step.
         found.predicates, found.encoded = list(self.predicates), list(self.encoded)
         for index in others:
@@ -99,16 +99,18 @@ class BoundPlan:
         self._moved = found
         return found
 
-    def alike(self, plan: Plan, shared: SharedAnswers, read: Unshared) -> Alike | None:
+    def form_answers(self, plan: Plan, shared: SharedAnswers, read: Unshared) -> FormAnswers | None:
         """What decides the answer of a plan of the same template as of another instant, about users of these
         shared answers. None: that is only known once it is bound.
         """
-        known = self._alike
-        if known is None or known[0] is not plan or known[1] is not shared:
-            known = self._alike = plan, shared, self._decided_by(plan, shared, read)
-        return known[2]
 
-    def _decided_by(self, plan: Plan, shared: SharedAnswers, read: Unshared) -> Alike | None:
+        def find() -> tuple[BoundPlan, Plan, FormAnswers | None]:
+            # What names it is kept with it, so that nothing else gets the name.
+            return self, plan, self._decided_by(plan, shared, read)
+
+        return shared.once((_FORM, id(self), id(plan)), find)[2]
+
+    def _decided_by(self, plan: Plan, shared: SharedAnswers, read: Unshared) -> FormAnswers | None:
         if plan.roots is not self.roots or len(plan.steps) != len(self.steps):
             return None
         moved, answers = [], []
@@ -123,7 +125,7 @@ class BoundPlan:
                 return None
             moved.append(index)
             answers.append(found)
-        return Alike(self._form(tuple(moved)), answers)
+        return FormAnswers(self._form(tuple(moved)), answers)
 
     def _form(self, without: tuple[int, ...]) -> bytes:
         found = self._forms.get(without)

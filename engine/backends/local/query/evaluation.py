@@ -20,7 +20,7 @@ from typing import Protocol
 from pyroaring import BitMap
 
 from engine.backends.local.account.watches import ChangedUsers
-from engine.backends.local.query.bound_plan import Alike, BoundPlan
+from engine.backends.local.query.bound_plan import BoundPlan, FormAnswers
 from engine.backends.local.query.executor import Executor
 from engine.backends.local.query.runs import GroupRun, SharedRun
 from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool, SharedAnswers
@@ -166,16 +166,16 @@ class BriefEvaluation:
         """Evaluates the users, while others write. Of `others` the other plans of the round will ask."""
         shared = self._pool.first(self._users, others)
         kept = self._executor.kept_template(self._asked, self.account)
-        alike = None if kept is None else kept.alike(self._asked, shared, read)
+        decided = None if kept is None else kept.form_answers(self._asked, shared, read)
 
-        def answer() -> tuple[Alike | None, Mapping[int, BitMap], list[BitMap]]:
+        def answer() -> tuple[FormAnswers | None, Mapping[int, BitMap], list[BitMap]]:
             # What names the answer is kept with it, so that nothing else gets the name.
-            return alike, self._users, self._roots(self._plan, shared, self._users, read)
+            return decided, self._users, self._roots(self._plan, shared, self._users, read)
 
-        if alike is None:
+        if decided is None:
             self._sets = answer()[2]
         else:
-            name = alike.form, id(self._users), *map(id, alike.answers)
+            name = decided.form, id(self._users), *map(id, decided.answers)
             self._sets = shared.once(name, answer)[2]
 
     @functools.cached_property
@@ -231,11 +231,8 @@ class BriefEvaluation:
             found = self._roots_by_group(late, read)
         users = ordinals.joined(sorted(late.items()))
         self._sets = [(old - users) | new for old, new in zip(self._sets, found, strict=True)]
-        # Others share the users that are known.
-        known = dict(self._users)
-        for group, some in late.items():
-            known[group] = known[group] | some if group in known else some
-        self._users = dict(sorted(known.items()))
+        # For the same users the same object, also if another scope has found them late.
+        self._users = self._pool.by_group(users | ordinals.joined(self._users.items()))
 
     def _roots_by_group(self, users: Mapping[int, BitMap], read: Read) -> list[BitMap]:
         by_group: dict[int, list[BitMap]] = {}
