@@ -119,9 +119,10 @@ class Gateway:
 
     # --- questions ------------------------------------------------------------------------------------------
 
-    def sizes(self, plan: Plan) -> list[int]:
-        """The size of each root."""
-        return list(self.plans.execute(self.view(plan.account), plan, Count()).sizes)
+    def sizes(self, plan: Plan, partitions: Sequence[int] | None = None) -> list[int]:
+        """The size of each root, among the users of some partitions."""
+        view = self.view(plan.account)
+        return list(self.plans.execute(view, plan, Count(), partitions=partitions).sizes)
 
     def flags(self, plan: Plan, user_ids: Iterable[str]) -> list[frozenset[str]]:
         """For each root, which of the users it contains."""
