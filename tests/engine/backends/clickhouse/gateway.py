@@ -133,6 +133,13 @@ class Gateway:
             for root in range(len(plan.roots))
         ]
 
+    def found(self, plan: Plan) -> list[frozenset[str]]:
+        """For each root, its users, by one statement over all users. Unlike `flags` it reads the base."""
+        users = dict(self.plans.flags(self.view(plan.account), plan))
+        return [
+            frozenset(user for user, flags in users.items() if flags[root]) for root in range(len(plan.roots))
+        ]
+
     def members(self, plan: Plan, limit: int | None = PAGE_USERS) -> list[str]:
         """The users of the first root, page by page."""
         found: list[str] = []
