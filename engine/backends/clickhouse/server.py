@@ -120,6 +120,13 @@ class Server:
         except HTTPError:
             return False
 
+    def check_alive(self) -> None:
+        """Raises StoreUnavailable unless it says that it is alive: a server that is silent would be waited
+        for until a statement is given up.
+        """
+        if not self.is_alive():
+            raise StoreUnavailable(f"the server {self.address.name} does not answer")
+
     def query(
         self,
         statement: str,

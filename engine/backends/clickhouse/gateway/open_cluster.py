@@ -76,6 +76,7 @@ class OpenCluster(OpenStore[ClusterPeople]):
             for replica in shard.replicas:
                 name = replica.server.address.name
                 try:
+                    replica.server.check_alive()
                     claim(replica.server, self._owner, shard.number, is_new=is_new or behind.get(name) == 0)
                     delete_leftovers(self._store.index, replica.server)
                     check_rows(replica.server, newest)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,28 @@ def users(backend: ClickHouseBackend) -> set[str]:
 
 
 # --- failing servers ----------------------------------------------------------------------------------------
+
+
+def test_a_start_sends_no_statement_to_a_silent_server(tmp_path: Path, databases: Databases) -> None:
+    """Each would be waited for until it is given up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = databases.url(tmp_path / "gateway")
+        ((one, *_), *_) = location_of(url.removeprefix("clickhouse:")).shards
+        backend = opened(url.replace(one.name, f"{one.name}+127.0.0.1:{silent.getsockname()[1]}"))
+        try:
+            backend.append(ACCOUNT, [event("ada")])
+            assert users(backend) == {"ada"}
+        finally:
+            backend.close()
+        silent.settimeout(0)
+        requests = []
+        with suppress(BlockingIOError):
+            while True:
+                connection, _ = silent.accept()
+                with connection:
+                    requests.append(connection.recv(1 << 10).partition(b" HTTP")[0])
+        assert set(requests) <= {b"GET /ping", b""}, requests
+        assert b"GET /ping" in requests
 
 
 @pytest.mark.skipif(bool(reason_without_cluster()), reason=reason_without_cluster())
