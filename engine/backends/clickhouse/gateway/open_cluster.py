@@ -54,6 +54,9 @@ class OpenCluster(OpenStore[ClusterPeople]):
         state.writer = self._rows = Writer(
             self._cluster, revision=state.position, behind=self._kept.behind, keep=self._kept.keep
         )
+        # One that lacks rows may have come back while those that have them went away. Without it nothing of
+        # the log could be applied, so this does not wait until the store is open.
+        self._kept.settle(self._rows.catch_up(self._kept.after, unless_readable=True))
         self._cluster_state = state
         return state
 

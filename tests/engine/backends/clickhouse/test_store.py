@@ -68,6 +68,36 @@ def test_a_start_sends_no_statement_to_a_silent_server(tmp_path: Path, databases
 
 
 @pytest.mark.skipif(bool(reason_without_cluster()), reason=reason_without_cluster())
+def test_a_start_goes_on_with_a_replica_that_lacked_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that has them is away. Both lack some then, and the log has entries to apply."""
+    with started(tmp_path / "servers", 1, 2) as servers, databases_on(addresses(servers)) as databases:
+        first, second = servers[0]
+        url = databases.url(tmp_path / "gateway")
+        backend = opened(url)
+        backend.append(ACCOUNT, [event("ada")])
+        backend.checkpoint()
+        first.kill()
+        backend.append(ACCOUNT, [event("bob")])
+        monkeypatch.setattr(backend, "_checkpoint", lambda: 0)
+        backend.close()
+        second.kill()
+        first.start()
+        backend = opened(url)
+        try:
+            assert users(backend) == {"ada", "bob"}
+            backend.append(ACCOUNT, [event("cyd")])
+            assert users(backend) == {"ada", "bob", "cyd"}
+            second.start()
+            eventually(lambda: backend._rows.behind == {}, within_s=60)
+            first.kill()
+            assert users(backend) == {"ada", "bob", "cyd"}
+        finally:
+            backend.close()
+
+
+@pytest.mark.skipif(bool(reason_without_cluster()), reason=reason_without_cluster())
 def test_a_replica_may_be_away_and_a_shard_may_not(tmp_path: Path) -> None:
     with started(tmp_path / "servers", 1, 2) as servers, databases_on(addresses(servers)) as databases:
         first, second = servers[0]
