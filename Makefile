@@ -42,9 +42,9 @@ test-cluster: env ## Compare plans over ClickHouse with the oracle: one server, 
 		export MILEPOST_TEST_CLICKHOUSE="$(CLICKHOUSE)" MILEPOST_TEST_CLUSTER=1 && \
 		$(BIN)/python -m pytest tests/engine/backends/clickhouse tests/bench/test_cluster.py tests/service/test_store_in_cluster.py $(ARGS) && \
 		$(BIN)/python -m pytest tests/conformance -k clickhouse $(ARGS) && \
-		$(BIN)/python -m tests.engine.backends.clickhouse.campaign --worlds $(or $(WORLDS),100) && \
+		$(BIN)/python -m tests.engine.backends.clickhouse.campaign --jobs 2 --worlds $(or $(WORLDS),100) && \
 		if [ -z "$(CLICKHOUSE)" ]; then \
-			$(BIN)/python -m tests.engine.backends.clickhouse.campaign --worlds $(or $(WORLDS),100) --shards 2 --replicas 2; \
+			$(BIN)/python -m tests.engine.backends.clickhouse.campaign --jobs 2 --worlds $(or $(WORLDS),100) --shards 2 --replicas 2; \
 		fi; \
 	else \
 		echo "SKIPPED: no ClickHouse can be had, so plans over a cluster were not tested" >&2; \

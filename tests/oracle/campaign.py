@@ -139,10 +139,10 @@ def report(chunk: Chunk, number: int, world: World, found: list[str]) -> str:
     return "\n".join(lines)
 
 
-def chunks(seed: int, first: int, count: int) -> Iterator[Chunk]:
+def chunks(seed: int, first: int, count: int, per_store: int = WORLDS_PER_STORE) -> Iterator[Chunk]:
     """The worlds from `first` on, a store's worth at a time."""
     while count > 0:
-        size = min(count, WORLDS_PER_STORE - first % WORLDS_PER_STORE)
+        size = min(count, per_store - first % per_store)
         yield Chunk(seed, first, size)
         first, count = first + size, count - size
 

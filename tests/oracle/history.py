@@ -186,3 +186,14 @@ def histories(world: World) -> dict[str, History]:
     for sent in past.kept:
         owned.setdefault(sent.owner, []).append(sent)
     return {user_id: History(user_id, sent) for user_id, sent in owned.items()}
+
+
+def aliases_after(operations: Sequence[Operation]) -> Aliases:
+    """What is an alias of whom, after operations that forget nothing."""
+    aliases = Aliases()
+    for operation in operations:
+        if isinstance(operation, Alias):
+            aliases.link(operation.from_user_id, operation.to_user_id)
+        elif isinstance(operation, Erase):
+            aliases.forget(operation.user_ids)
+    return aliases

@@ -248,8 +248,8 @@ class _Running:
 
     def _ask(self, replica: Replica, has_failed: bool) -> Rows:
         server = replica.server
-        if has_failed and not server.is_alive():
-            raise StoreUnavailable(f"the server {server.address.name} does not answer")
+        if has_failed:
+            server.check_alive()
         for each in self._mapped:
             replica.check_rows(each, self._deadline)
         try:

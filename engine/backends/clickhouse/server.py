@@ -43,6 +43,9 @@ SETTINGS: Mapping[str, int | str] = {
     "max_memory_usage": MEMORY_BYTES_MAX,
     "max_query_size": STATEMENT_BYTES_MAX,
     "max_result_bytes": RESULT_BYTES_MAX,
+    # Passes over conditions that find nothing in a plan's, and take most of the CPU of a large one.
+    "optimize_and_compare_chain": 0,
+    "optimize_extract_common_expressions": 0,
     "result_overflow_mode": "throw",
     "timeout_overflow_mode": "throw",
 }
@@ -116,6 +119,13 @@ class Server:
             return bool(self._alive.request("GET", url).status == _OK)
         except HTTPError:
             return False
+
+    def check_alive(self) -> None:
+        """Raises StoreUnavailable unless it says that it is alive: a server that is silent would be waited
+        for until a statement is given up.
+        """
+        if not self.is_alive():
+            raise StoreUnavailable(f"the server {self.address.name} does not answer")
 
     def query(
         self,

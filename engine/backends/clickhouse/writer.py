@@ -120,11 +120,14 @@ class Writer:
         if failures := [str(error) for error in outcomes if error is not None]:
             raise StoreUnavailable("; ".join(failures))
 
-    def catch_up(self, log: Log) -> Mapping[str, int]:
+    def catch_up(self, log: Log, *, unless_readable: bool = False) -> Mapping[str, int]:
         """Adds what replicas lack from the log, and returns those that still lack something. Others are added
-        to meanwhile, except while the last entries of the log are added.
+        to meanwhile, except while the last entries of the log are added. `unless_readable`: only to shards
+        all of whose replicas lack something.
         """
         for shard in self._cluster.shards:
+            if unless_readable and not all(replica.is_behind for replica in shard.replicas):
+                continue
             for replica in shard.replicas:
                 if replica.is_behind and replica.server.is_alive():
                     self._catch_up(shard, replica, log)

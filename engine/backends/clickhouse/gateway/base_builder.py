@@ -161,6 +161,8 @@ class BaseBuilder:
         """Goes on without bases that no replica of some shard has, as after it was restored: the rows they
         were made of are there.
         """
+        for replica in self._cluster.replicas():
+            replica.server.check_alive()
         held = [
             {
                 name

@@ -54,6 +54,9 @@ class OpenCluster(OpenStore[ClusterPeople]):
         state.writer = self._rows = Writer(
             self._cluster, revision=state.position, behind=self._kept.behind, keep=self._kept.keep
         )
+        # One that lacks rows may have come back while those that have them went away. Without it nothing of
+        # the log could be applied, so this does not wait until the store is open.
+        self._kept.settle(self._rows.catch_up(self._kept.after, unless_readable=True))
         self._cluster_state = state
         return state
 
@@ -76,6 +79,7 @@ class OpenCluster(OpenStore[ClusterPeople]):
             for replica in shard.replicas:
                 name = replica.server.address.name
                 try:
+                    replica.server.check_alive()
                     claim(replica.server, self._owner, shard.number, is_new=is_new or behind.get(name) == 0)
                     delete_leftovers(self._store.index, replica.server)
                     check_rows(replica.server, newest)

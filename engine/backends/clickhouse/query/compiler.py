@@ -411,7 +411,9 @@ class _Compiler(StepVisitor[str]):
         own = f"if({is_seen}, {best}({of_input}), {int64(never)})"
         is_later = f"{self._later(SEEN, f'max({chosen})')} != 0"
         later = f"if({is_later}, {self._later(SEEN, time)}, {int64(never)})"
-        both = f"{'greatest' if step.last else 'least'}({self._own(own)}, {later})"
+        # A user without a profile has 0 in its columns, which is a time too.
+        own_time = f"if({self._own(is_seen)}, {self._own(own)}, {int64(never)})"
+        both = f"{'greatest' if step.last else 'least'}({own_time}, {later})"
         return OfProfile(
             all_of([is_seen, in_ranges(own, step.test.ranges)]),
             all_of([f"({self._own(is_seen)} OR {is_later})", in_ranges(both, step.test.ranges)]),

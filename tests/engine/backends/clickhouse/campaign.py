@@ -1,7 +1,7 @@
 """Compares plans over a cluster with the oracle's, over many random worlds.
 
     python -m tests.engine.backends.clickhouse.campaign --worlds 5000 --seed 7
-    python -m tests.engine.backends.clickhouse.campaign --shards 2 --replicas 2
+    python -m tests.engine.backends.clickhouse.campaign --shards 2 --replicas 2 --jobs 2
 
 World n of a seed is the same on every machine. Stops at the first difference and exits with 1.
 """
@@ -9,28 +9,42 @@ World n of a seed is the same on every machine. Stops at the first difference an
 from __future__ import annotations
 
 import argparse
+import functools
+import multiprocessing
 import random
 import secrets
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from engine.backends.base import Count
+from engine.backends.clickhouse.server import Address
 from engine.plan.model import EventMatch, Plan, Step
 from engine.plan.passes import ALL_PASSES
 from engine.values import PARTITION_COUNT
 from tests.engine.backends.clickhouse.gateway import Gateway
 from tests.engine.backends.clickhouse.servers import fresh_cluster, own_servers, reason_to_skip, started
-from tests.oracle.campaign import PROGRESS_SECONDS, SEED_BITS, world_of
+from tests.oracle.campaign import PROGRESS_SECONDS, SEED_BITS, Chunk, chunks, world_of
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.trees import Trees
 from tests.oracle.world import World
+
+WORLDS_PER_DATABASE = 25
+SWEPT_SHARE = 0.1
+"""Share of the worlds whose rows that do not count are removed before they are asked about."""
+BY_USER_SHARE = 0.4
+"""Share of the worlds that are asked about each of their users. The others are asked for all users, which
+reads the base if there is one.
+"""
+PAGES_MAX = 4
+"""Pages of members of one set."""
+IN_MEMORY = Path("/dev/shm")
+"""Where servers keep their files if it is there: no insert waits for a disk."""
 
 
 def differences(gateway: Gateway, world: World, source: random.Random, kinds: Counter[str]) -> list[str]:
@@ -46,7 +60,7 @@ def differences(gateway: Gateway, world: World, source: random.Random, kinds: Co
     for root, found in zip(everything.roots, expected, strict=True):
         kinds[_kind(plan.steps[root])] += 1
         kinds[f"{_kind(plan.steps[root])}, not empty"] += bool(found)
-    if source.random() < 0.2:
+    if source.random() < SWEPT_SHARE:
         gateway.sweep(world.account)
     return list(_differences(gateway, everything, expected, [*users, "nobody"], source))
 
@@ -54,29 +68,44 @@ def differences(gateway: Gateway, world: World, source: random.Random, kinds: Co
 def _differences(
     gateway: Gateway, plan: Plan, expected: list[frozenset[str]], users: list[str], source: random.Random
 ) -> Iterator[str]:
-    for root, wanted, found in zip(plan.roots, expected, gateway.flags(plan, users), strict=True):
+    by_user = source.random() < BY_USER_SHARE
+    answer = gateway.flags(plan, users) if by_user else gateway.found(plan)
+    for root, wanted, found in zip(plan.roots, expected, answer, strict=True):
         if wanted != found:
             yield f"missing {sorted(wanted - found)}, too many {sorted(found - wanted)}: {plan.steps[root]}"
-    if source.random() < 0.4:
+    # Each statement takes a server tens of milliseconds to analyse, so half of the worlds have one more.
+    if source.random() < 0.5:
         return
-    sizes = gateway.sizes(plan)
-    if sizes != [len(each) for each in expected]:
-        yield f"sizes {sizes} instead of {[len(each) for each in expected]}"
+    yield from source.choice((_members, _members, _sizes, _halves))(gateway, plan, expected, source)
+
+
+def _members(
+    gateway: Gateway, plan: Plan, expected: list[frozenset[str]], source: random.Random
+) -> Iterator[str]:
     chosen = source.randrange(len(plan.roots))
     one = msgspec.structs.replace(plan, roots=(plan.roots[chosen],))
-    members = gateway.members(one, source.choice((1, 3, None)))
+    least = len(expected[chosen]) // PAGES_MAX + 1
+    members = gateway.members(one, source.choice((least, least + 2, None)))
     if len(members) != len(set(members)) or set(members) != expected[chosen]:
         yield f"members {members} instead of {sorted(expected[chosen])}: {plan.steps[plan.roots[chosen]]}"
+
+
+def _sizes(
+    gateway: Gateway, plan: Plan, expected: list[frozenset[str]], source: random.Random
+) -> Iterator[str]:
+    sizes, wanted = gateway.sizes(plan), [len(each) for each in expected]
+    if sizes != wanted:
+        yield f"sizes {sizes} instead of {wanted}"
+
+
+def _halves(
+    gateway: Gateway, plan: Plan, expected: list[frozenset[str]], source: random.Random
+) -> Iterator[str]:
     half = sorted(source.sample(range(PARTITION_COUNT), PARTITION_COUNT // 2))
     others = sorted(set(range(PARTITION_COUNT)) - set(half))
-    if [
-        a + b for a, b in zip(_sizes(gateway, plan, half), _sizes(gateway, plan, others), strict=True)
-    ] != sizes:
-        yield "the sizes of two halves of the partitions do not add up"
-
-
-def _sizes(gateway: Gateway, plan: Plan, partitions: list[int]) -> tuple[int, ...]:
-    return gateway.plans.execute(gateway.view(plan.account), plan, Count(), partitions=partitions).sizes
+    sizes = [gateway.sizes(plan, partitions) for partitions in (half, others)]
+    if [sum(each) for each in zip(*sizes, strict=True)] != [len(each) for each in expected]:
+        yield f"the sizes of two halves of the partitions, {sizes}, do not add up"
 
 
 def _kind(step: Step) -> str:
@@ -84,19 +113,42 @@ def _kind(step: Step) -> str:
     return f"{name} {step.aggregate.name}" if isinstance(step, EventMatch) else name
 
 
-def run(gateway: Gateway, seed: int, first: int, count: int) -> int:
+def run_chunk(chunk: Chunk, shards: Sequence[Sequence[Address]]) -> tuple[str, Counter[str]]:
+    """Compares the worlds of a chunk in a database of its own. Returns the first difference, or "", and how
+    many steps of each kind were compared.
+    """
+    kinds: Counter[str] = Counter()
+    with fresh_cluster(shards) as cluster:
+        gateway = Gateway(cluster)
+        try:
+            for number in range(chunk.first, chunk.first + chunk.count):
+                world = world_of(chunk.seed, number)
+                found = differences(gateway, world, random.Random(f"{chunk.seed} {number}"), kinds)
+                if found:
+                    return "\n  ".join([f"world {number} of seed {chunk.seed} differs:", *found]), kinds
+        finally:
+            gateway.close()
+    return "", kinds
+
+
+def run(shards: Sequence[Sequence[Address]], seed: int, first: int, count: int, jobs: int) -> int:
     """Runs the campaign, prints progress and returns the exit code."""
     began = printed = time.monotonic()
     kinds: Counter[str] = Counter()
-    for number in range(first, first + count):
-        world = world_of(seed, number)
-        found = differences(gateway, world, random.Random(f"{seed} {number}"), kinds)
-        if found:
-            print(f"world {number} of seed {seed} differs:", *found, sep="\n  ", flush=True)
-            return 1
-        if time.monotonic() - printed > PROGRESS_SECONDS or number == first + count - 1:
-            printed = time.monotonic()
-            print(f"{number - first + 1} worlds, no difference, {printed - began:.0f} s", flush=True)
+    done = 0
+    # Connections must not cross a fork.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        todo = list(chunks(seed, first, count, WORLDS_PER_DATABASE))
+        compare = functools.partial(run_chunk, shards=shards)
+        for chunk, (text, own) in zip(todo, pool.imap(compare, todo), strict=True):
+            if text:
+                print(text, flush=True)
+                return 1
+            kinds.update(own)
+            done += chunk.count
+            if time.monotonic() - printed > PROGRESS_SECONDS or done == count:
+                printed = time.monotonic()
+                print(f"{done} worlds, no difference, {printed - began:.0f} s", flush=True)
     answers = sum(times for kind, times in kinds.items() if not kind.endswith("not empty"))
     print(f"{answers} sets of users compared:")
     for kind in sorted(each for each in kinds if not each.endswith("not empty")):
@@ -112,29 +164,23 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first world")
     parser.add_argument("--shards", type=int, default=1, help="shards to start (default %(default)s)")
     parser.add_argument("--replicas", type=int, default=1, help="replicas of each (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="worlds at a time (default %(default)s)")
     options = parser.parse_args()
     if reason := reason_to_skip():
         print(f"SKIPPED: {reason}", file=sys.stderr)
         return 0
     seed = secrets.randbits(SEED_BITS) if options.seed is None else options.seed
     print(f"{options.worlds} worlds from {options.first} on, --seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="clickhouse-") as directory:
-        own = own_servers()
-        if own:
-            with fresh_cluster(own) as cluster:
-                return _run_over(Gateway(cluster), seed, options)
-        with (
-            started(Path(directory), options.shards, options.replicas) as servers,
-            fresh_cluster([[server.address for server in shard] for shard in servers]) as cluster,
-        ):
-            return _run_over(Gateway(cluster), seed, options)
-
-
-def _run_over(gateway: Gateway, seed: int, options: argparse.Namespace) -> int:
-    try:
-        return run(gateway, seed, options.first, options.worlds)
-    finally:
-        gateway.close()
+    if own := own_servers():
+        return run(own, seed, options.first, options.worlds, options.jobs)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="clickhouse-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None
+        ) as place,
+        started(Path(place), options.shards, options.replicas) as servers,
+    ):
+        addresses = [[server.address for server in shard] for shard in servers]
+        return run(addresses, seed, options.first, options.worlds, options.jobs)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ A round writes, moves and erases users and builds bases while one thing after an
 killed or stopped, both replicas of a shard are, a replica takes no more inserts as its disk is full, or the
 owner of the rows ends in the middle of an insert and begins anew from its log. After each step every user is
 asked for. Its answer is that of the oracle, or the question fails with StoreUnavailable; it is never another
-one. At the end of a round all servers run again, have caught
-up and have the same rows.
+one. At the end of a round all servers run again, have caught up and have the same rows.
+
+Every other round has a gateway in a process of its own, and events that are read in place (`mapped_faults`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from engine.criteria.model import Aggregate, Equals, EventType
 from engine.errors import StoreUnavailable
 from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Interval, Plan, Step, Universe
 from engine.values import PARTITION_COUNT
+from tests.engine.backends.clickhouse import mapped_faults, outages
+from tests.engine.backends.clickhouse.outages import Outages, Slowest, unlike_replicas
 from tests.engine.backends.clickhouse.servers import (
     ClickHouseServer,
     fresh_cluster,
@@ -43,7 +46,7 @@ from tests.engine.backends.clickhouse.servers import (
     started,
 )
 from tests.oracle.campaign import SEED_BITS
-from tests.oracle.history import Aliases, histories
+from tests.oracle.history import aliases_after, histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import Alias, Batch, Erase, Operation, World
 
@@ -157,14 +160,13 @@ class Round:
         cluster: Cluster,
         source: random.Random,
         counts: Counter[str],
+        slowest: Slowest,
     ) -> None:
-        self.servers = [server for shard in servers for server in shard]
+        self.slowest = slowest
+        self.outages = Outages(servers, source, counts)
         self.cluster, self.source, self.counts = cluster, source, counts
         self.owner = Owner(cluster)
-        self.killed: list[ClickHouseServer] = []
-        self.stalled: list[ClickHouseServer] = []
         self.full: list[ClickHouseServer] = []
-        self.answers_s: list[float] = []
         self.ends_in: int | None = None
         self.time = 0
 
@@ -190,7 +192,9 @@ class Round:
             if found := self._differences(must_answer=True):
                 return found
             self._build_base()
-            return self._differences(must_answer=True) + list(self._unlike_replicas())
+            return self._differences(must_answer=True) + list(
+                unlike_replicas([[each.server for each in shard.replicas] for shard in self.cluster.shards])
+            )
         finally:
             self._mend(one=False)
             self.owner.writer.close()
@@ -199,25 +203,12 @@ class Round:
 
     def _fault(self) -> None:
         """Something goes wrong with servers that run, or will with the owner."""
-        running = [each for each in self.servers if each not in (*self.killed, *self.stalled)]
-        kind = self.source.choice(("nothing", "kill", "kill", "stall", "shard", "full", "owner"))
+        kind = self.source.choice(("nothing", "full", "owner", *outages.KINDS))
         self.ends_in = self.source.randrange(6) if kind == "owner" else None
-        if kind == "shard":
-            first = self.source.choice((0, 2))
-            hit = [each for each in self.servers[first : first + 2] if each in running]
-        else:
-            hit = self.source.sample(running, 1) if running and kind in ("kill", "stall", "full") else []
-        for server in hit:
-            if kind == "full":
-                self._fill(server)
-                continue
-            if kind == "stall":
-                server.stall()
-                self.stalled.append(server)
-            else:
-                server.kill()
-                self.killed.append(server)
-            self.counts[f"servers {'stopped' if kind == 'stall' else 'killed'}"] += 1
+        if kind in outages.KINDS:
+            self.outages.hit(kind)
+        elif kind == "full" and (running := self.outages.running):
+            self._fill(self.source.choice(running))
 
     def _fill(self, server: ClickHouseServer) -> None:
         """Its disk has less left than its tables need for an insert."""
@@ -232,13 +223,8 @@ class Round:
 
     def _mend(self, *, one: bool) -> None:
         """Starts one server again, or all of them."""
-        for server in self.stalled[:1] if one else tuple(self.stalled):
-            server.go_on()
-            self.stalled.remove(server)
-        for server in self.killed[:1] if one else tuple(self.killed):
-            server.start()
-            self.killed.remove(server)
-        runs = [each for each in self.full if each not in (*self.killed, *self.stalled)]
+        self.outages.mend(one=one)
+        runs = [each for each in self.full if each in self.outages.running]
         for server in runs[:1] if one else runs:
             self._set(server, f"RESET SETTING {FREE_BYTES_MIN}")
             self.full.remove(server)
@@ -295,7 +281,7 @@ class Round:
     def _log_something(self) -> None:
         owner, source = self.owner, self.source
         revision = (owner.log[-1].revision if owner.log else owner.visible) + 1
-        aliases = _aliases(owner.done)
+        aliases = aliases_after(owner.done)
         kind = source.random()
         if kind < 0.2:
             one, other = source.sample(USERS, 2)
@@ -338,14 +324,13 @@ class Round:
         )
         expected = root_sets(PLAN, histories(world))
         plans, view = Plans(self.cluster), self.owner.view()
-        began = time.monotonic()
         try:
-            sizes = plans.execute(view, PLAN, Count()).sizes
-            flags = plans.execute(view, PLAN, Contains(USERS)).flags
+            with self.slowest.timed("answer"):
+                sizes = plans.execute(view, PLAN, Count()).sizes
+                flags = plans.execute(view, PLAN, Contains(USERS)).flags
         except StoreUnavailable as error:
             self.counts["answers: unavailable"] += 1
             return [f"unavailable: {error}"] if must_answer else []
-        self.answers_s.append(time.monotonic() - began)
         self.counts["answers: right"] += 1
         found = []
         if sizes != tuple(map(len, expected)):
@@ -356,48 +341,43 @@ class Round:
                 found.append(f"{user} is in {each} instead of {wanted}")
         return found
 
-    def _unlike_replicas(self) -> Iterator[str]:
-        for shard in self.cluster.shards:
-            for table, columns in COLUMNS.items():
-                statement = f"SELECT {', '.join(columns)} FROM {table}"
-                one, *others = [sorted(map(repr, each.server.query(statement))) for each in shard.replicas]
-                if any(other != one for other in others):
-                    yield f"replicas of {shard.name} have different {table}: {[len(one), *map(len, others)]}"
 
-
-def _aliases(operations: Sequence[Operation]) -> Aliases:
-    aliases = Aliases()
-    for operation in operations:
-        if isinstance(operation, Alias):
-            aliases.link(operation.from_user_id, operation.to_user_id)
-        elif isinstance(operation, Erase):
-            aliases.forget(operation.user_ids)
-    return aliases
+def _run_round(
+    servers: Sequence[Sequence[ClickHouseServer]],
+    source: random.Random,
+    counts: Counter[str],
+    slowest: Slowest,
+) -> list[str]:
+    """Plays one round. Returns the differences."""
+    with fresh_cluster([[server.address for server in shard] for shard in servers]) as cluster:
+        cluster.folding()
+        return Round(servers, cluster, source, counts, slowest).run()
 
 
 def run(rounds: int, seed: int, first: int = 0) -> int:
     """Runs the rounds, prints what happened and returns the exit code."""
     counts: Counter[str] = Counter()
-    slowest = 0.0
+    slowest = Slowest()
     with (
         tempfile.TemporaryDirectory(prefix="clickhouse-") as directory,
         started(Path(directory), 2, 2) as servers,
     ):
-        addresses = [[server.address for server in shard] for shard in servers]
         for number in range(first, first + rounds):
-            with fresh_cluster(addresses) as cluster:
-                cluster.folding()
-                one = Round(servers, cluster, random.Random(f"{seed} {number}"), counts)
-                found = one.run()
-                slowest = max([slowest, *one.answers_s])
+            source = random.Random(f"{seed} {number}")
+            if number % 2:
+                gateway = Path(directory) / f"gateway-{number}"
+                found = mapped_faults.run_round(servers, gateway, source, counts, slowest)
+            else:
+                found = _run_round(servers, source, counts, slowest)
             if found:
                 print(f"round {number} of seed {seed}:", *found, sep="\n  ", flush=True)
                 return 1
             if number % 10 == 9:
                 print(f"{number + 1 - first} rounds", flush=True)
     for kind in sorted(counts):
-        print(f"  {kind:32} {counts[kind]}")
-    print(f"  slowest right answer             {slowest:.1f} s")
+        print(f"  {kind:56} {counts[kind]}")
+    for kind, seconds in sorted(slowest.seconds.items()):
+        print(f"  {f'slowest {kind}':56} {seconds:.1f} s")
     return 0
 
 

@@ -119,9 +119,10 @@ class Gateway:
 
     # --- questions ------------------------------------------------------------------------------------------
 
-    def sizes(self, plan: Plan) -> list[int]:
-        """The size of each root."""
-        return list(self.plans.execute(self.view(plan.account), plan, Count()).sizes)
+    def sizes(self, plan: Plan, partitions: Sequence[int] | None = None) -> list[int]:
+        """The size of each root, among the users of some partitions."""
+        view = self.view(plan.account)
+        return list(self.plans.execute(view, plan, Count(), partitions=partitions).sizes)
 
     def flags(self, plan: Plan, user_ids: Iterable[str]) -> list[frozenset[str]]:
         """For each root, which of the users it contains."""
@@ -130,6 +131,13 @@ class Gateway:
         return [
             frozenset(user for user, flags in zip(users, found, strict=True) if flags[root])
             for root in range(len(plan.roots))
+        ]
+
+    def found(self, plan: Plan) -> list[frozenset[str]]:
+        """For each root, its users, by one statement over all users. Unlike `flags` it reads the base."""
+        users = dict(self.plans.flags(self.view(plan.account), plan))
+        return [
+            frozenset(user for user, flags in users.items() if flags[root]) for root in range(len(plan.roots))
         ]
 
     def members(self, plan: Plan, limit: int | None = PAGE_USERS) -> list[str]:

@@ -20,7 +20,15 @@ from engine.backends.clickhouse.writer import Writer
 from engine.criteria.model import Equals, Exists
 from engine.criteria.operators import ResolvedTest
 from engine.errors import StoreUnavailable
-from engine.plan.model import AttributeMatch, Intersection, Plan, Universe
+from engine.plan.model import (
+    AttributeMatch,
+    InstantRange,
+    Intersection,
+    Plan,
+    SeenMatch,
+    TimeRange,
+    Universe,
+)
 from engine.values import Value
 from tests.engine.backends.clickhouse.gateway import Gateway
 from tests.engine.backends.clickhouse.servers import fresh_cluster
@@ -89,6 +97,30 @@ def test_a_user_that_is_cut_is_in_the_base_no_more_even_once_the_cut_is_swept(ga
     assert gateway.sizes(PLAN) == [10, 9, 49]
     gateway.build_base(ACCOUNT, random.Random(0))
     assert gateway.sizes(PLAN) == [10, 9, 49]
+
+
+def seen(start: int | None, end: int | None, *, last: bool) -> SeenMatch:
+    ranges = (TimeRange(start=start, end=end),)
+    return SeenMatch(inputs=(INPUT,), last=last, test=InstantRange(ranges=ranges))
+
+
+def test_users_that_came_after_the_base_were_first_seen_then(gateway: Gateway) -> None:
+    """Times are on both sides of 1970, whose number is the one of a column without a value."""
+    gateway.happen(ACCOUNT, Batch((UserRecord("old", INPUT, -7),)))
+    gateway.build_base(ACCOUNT, random.Random(0))
+    gateway.happen(
+        ACCOUNT,
+        Batch((UserRecord("new", INPUT, 5), UserRecord("newer", INPUT, -3), UserRecord("u0", INPUT, 9))),
+    )
+    steps = (
+        *(seen(5, None, last=False), seen(None, 1, last=False), seen(1, 5, last=False)),
+        *(seen(5, None, last=True), seen(None, 0, last=True), seen(-1, 1, last=True)),
+    )
+    plan = Plan(account=ACCOUNT, as_of=0, steps=steps, roots=tuple(range(len(steps))))
+    assert gateway.sizes(plan) == [1, 2, 50, 2, 2, 0]
+    assert gateway.found(plan)[0] == {"new"}
+    assert gateway.found(plan)[1] == gateway.found(plan)[4] == {"old", "newer"}
+    assert gateway.found(plan)[3] == {"new", "u0"}
 
 
 def test_members_are_in_order_from_base_and_rows(gateway: Gateway) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,58 @@ def users(backend: ClickHouseBackend) -> set[str]:
 
 
 # --- failing servers ----------------------------------------------------------------------------------------
+
+
+def test_a_start_sends_no_statement_to_a_silent_server(tmp_path: Path, databases: Databases) -> None:
+    """Each would be waited for until it is given up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = databases.url(tmp_path / "gateway")
+        ((one, *_), *_) = location_of(url.removeprefix("clickhouse:")).shards
+        backend = opened(url.replace(one.name, f"{one.name}+127.0.0.1:{silent.getsockname()[1]}"))
+        try:
+            backend.append(ACCOUNT, [event("ada")])
+            assert users(backend) == {"ada"}
+        finally:
+            backend.close()
+        silent.settimeout(0)
+        requests = []
+        with suppress(BlockingIOError):
+            while True:
+                connection, _ = silent.accept()
+                with connection:
+                    requests.append(connection.recv(1 << 10).partition(b" HTTP")[0])
+        assert set(requests) <= {b"GET /ping", b""}, requests
+        assert b"GET /ping" in requests
+
+
+@pytest.mark.skipif(bool(reason_without_cluster()), reason=reason_without_cluster())
+def test_a_start_goes_on_with_a_replica_that_lacked_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that has them is away. Both lack some then, and the log has entries to apply."""
+    with started(tmp_path / "servers", 1, 2) as servers, databases_on(addresses(servers)) as databases:
+        first, second = servers[0]
+        url = databases.url(tmp_path / "gateway")
+        backend = opened(url)
+        backend.append(ACCOUNT, [event("ada")])
+        backend.checkpoint()
+        first.kill()
+        backend.append(ACCOUNT, [event("bob")])
+        monkeypatch.setattr(backend, "_checkpoint", lambda: 0)
+        backend.close()
+        second.kill()
+        first.start()
+        backend = opened(url)
+        try:
+            assert users(backend) == {"ada", "bob"}
+            backend.append(ACCOUNT, [event("cyd")])
+            assert users(backend) == {"ada", "bob", "cyd"}
+            second.start()
+            eventually(lambda: backend._rows.behind == {}, within_s=60)
+            first.kill()
+            assert users(backend) == {"ada", "bob", "cyd"}
+        finally:
+            backend.close()
 
 
 @pytest.mark.skipif(bool(reason_without_cluster()), reason=reason_without_cluster())
