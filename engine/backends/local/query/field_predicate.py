@@ -131,11 +131,11 @@ class FieldPredicate(PredicateBase):
                 yield properties.with_texts(field, kind, group, self._matcher, read)
         if self._lists:
             yield self._passing_lists(field, group, read)
-        count = self._account.directory.counts[group]
+        counts = self._account.directory.counts
         for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
             if ranges and properties.present(field, kind, group):
-                read.looked_at += count
-                yield properties.match_column(field, kind, group, ranges, count, read.pause)
+                read.looked_at += counts[group]
+                yield properties.match_column(field, kind, group, ranges, counts, read.pause)
 
     def _with_points(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
         """Users that have one of the values, by the kinds that the field has in the group."""

@@ -256,17 +256,15 @@ class SeenPredicate(PredicateBase):
         return tuple(("seen", number, group) for number in self._inputs)
 
     def everyone(self, group: int, read: Unshared) -> BitMap:
-        count = self._account.directory.counts[group]
-        read.looked_at += count
-        return self._account.seen.match(self._inputs, group, self._last, self._ranges, count, read.pause)
+        counts = self._account.directory.counts
+        read.looked_at += counts[group]
+        return self._account.seen.match(self._inputs, group, self._last, self._ranges, counts, read.pause)
 
     def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
         counts = self._account.directory.counts
         read.looked_at += sum(counts)
-        return ordinals.of_masks(
-            self._account.seen.mask(self._inputs, group, self._last, self._ranges, counts[group], read.pause)
-            for group in range(ordinals.groups)
-        )
+        seen = self._account.seen
+        return seen.match_all(self._inputs, ordinals, self._last, self._ranges, counts, read.pause)
 
     def work(self, group: int) -> float:
         return self._account.directory.counts[group] * COLUMN_US * len(self._inputs)
