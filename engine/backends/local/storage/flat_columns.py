@@ -77,10 +77,14 @@ class FlatColumn:
         self._first_hour: int | None = None
         self._in_hour: dict[int, Positions] = {}
         """Where the times of some hours are, the hour asked about last at the end."""
-        self._in_hours: dict[tuple[int, int, int], BitMap] = {}
-        """The last answer about whole hours, by the start of the part, the first hour and the last."""
+        self._in_hours: dict[tuple[int, int, int, int], BitMap] = {}
+        """The last answer about whole hours, by the bounds of the part, the first hour and the last."""
+        self._without_hours: set[int] = set()
+        """Pages that were copied since the hours of their times were found."""
         self._copied = 0
         """Pages copied so far."""
+        self._is_asked_again = False
+        """Whether the times were asked about since a page was copied."""
         self._stale = self._all_pages()
         """Pages that were written to since they were copied."""
 
@@ -137,13 +141,13 @@ class FlatColumn:
     def _copy_page(self, page: int, values: Values | None) -> None:
         """Replaces the values of a page. None: it has none."""
         self._copied += 1
-        self._in_hour.clear()
-        self._in_hours.clear()
+        self._is_asked_again = False
+        self._forget_hours()
         part = slice(page << PAGE_BITS, (page + 1) << PAGE_BITS)
         if self.values.dtype != np.uint16:
             self.values[part] = self._absent if values is None else values
             if self._hours is not None:
-                self._hours[part] = self._hours_of(self.values[part])
+                self._without_hours.add(page)
         elif values is None:
             self.values[part] = ABSENT_SMALL
         else:
@@ -169,6 +173,21 @@ class FlatColumn:
         self.values = np.empty(len(self.values), np.float64)
         self._stale = self._all_pages()
 
+    def _forget_hours(self) -> None:
+        self._in_hour.clear()
+        self._in_hours.clear()
+
+    def _find_hours(self, pause: Callable[[], None]) -> None:
+        """Finds the hours of the pages that were copied."""
+        assert self._hours is not None
+        for number, page in enumerate(sorted(self._without_hours), 1):
+            self._without_hours.discard(page)
+            part = slice(page << PAGE_BITS, (page + 1) << PAGE_BITS)
+            self._hours[part] = self._hours_of(self.values[part])
+            self._forget_hours()
+            if number % PAUSE_PAGES == 0:
+                pause()
+
     def _hours_of(self, times: Values) -> Values:
         """The hour of each time: an order that times agree with. Of no time it is the least."""
         if self._first_hour is None:
@@ -189,11 +208,16 @@ class FlatColumn:
         during a pause may have other values.
         """
         span = ranges.only_span
-        if span is not None and self._hours is not None and self._first_hour is not None:
-            found = self._users_in_span(part, span, pause)
-            if found is not None:
-                return found
-        return _places_where(ranges.holds, self.values[part], pause)
+        if span is None or self._hours is None:
+            return _places_where(ranges.holds, self.values[part], pause)
+        found = None
+        # To find and keep hours takes longer than to compare all times once.
+        if self._is_asked_again:
+            self._find_hours(pause)
+            if self._first_hour is not None:
+                found = self._users_in_span(part, span, pause)
+        self._is_asked_again = True
+        return _places_where(ranges.holds, self.values[part], pause) if found is None else found
 
     def _users_in_span(self, part: slice, span: tuple[int, int], pause: Callable[[], None]) -> BitMap | None:
         """As `users`, of times in a span, both ends included. None: too many are in the hours at its ends."""
@@ -217,7 +241,7 @@ class FlatColumn:
         assert self._hours is not None
         if first > last:
             return BitMap(optimize=False)
-        asked = part.start, first, last
+        asked = part.start, part.stop, first, last
         users = self._in_hours.get(asked)
         if users is None:
             copied = self._copied
