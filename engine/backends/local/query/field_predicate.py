@@ -14,7 +14,7 @@ from engine.backends.local.query.whole_field import WholeField
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
-from engine.backends.local.storage.step_cache import ReadKey
+from engine.backends.local.storage.step_cache import ReadKey, reads_of_groups
 from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
 from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.criteria.model import Exists
@@ -77,6 +77,9 @@ class FieldPredicate(PredicateBase):
 
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("field", field, group) for field in self._fields)
+
+    def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
+        return reads_of_groups("field", self._fields, groups)
 
     def everyone(self, group: int, read: Unshared) -> BitMap:
         return _united(users for field in self._fields for users in self._sets(field, group, read))

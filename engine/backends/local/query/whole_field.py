@@ -11,7 +11,7 @@ from engine.backends.local.attributes.index import value_suffix
 from engine.backends.local.storage.keys import Family, key
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
-from engine.backends.local.storage.step_cache import ReadKey
+from engine.backends.local.storage.step_cache import reads_of_groups
 from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
 from engine.values import Kind
 
@@ -38,7 +38,7 @@ class WholeField:
         self._field = field
         self._ordinals = ordinals
         self._read = read
-        self._reads: tuple[ReadKey, ...] = tuple(("field", field, group) for group in range(ordinals.groups))
+        self._reads = reads_of_groups("field", (field,), ordinals.groups)
 
     def present(self, kind: Kind) -> BitMap:
         """Users whose field has the kind."""
