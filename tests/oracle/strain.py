@@ -30,9 +30,14 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "engine.backends.local.query.whole_field": {
         "FEW_TEXTS_MAX": (0, 3),
         "KEPT_USERS_MIN": (0, 3),
-        "COMPARED_AT_ONCE": (1 << 10, 1 << 13),
     },
     "engine.backends.local.storage.ordinals": {"MASKED_AT_ONCE": (1, 1 << 13)},
+    "engine.backends.local.storage.flat_columns": {
+        "COMPARED_BYTES": (1,),
+        "HOURS_KEPT_MAX": (0, 1),
+        "KEPT_SHARE": (1, 1 << 20),
+        "LOOKED_AT_SHARE": (1, 1 << 20),
+    },
     "engine.backends.local.events.tables": {"ALL_ROWS_MAX": (0, 3), "PENDING_ROWS_MAX": (1, 3)},
     "engine.backends.local.events.all_rows": {
         "SPARSE_SHARE": (0, 1 << 40),

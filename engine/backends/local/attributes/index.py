@@ -30,10 +30,11 @@ from engine.backends.local.attributes.profile_codec import (
 from engine.backends.local.attributes.profile_codec import Write as Write
 from engine.backends.local.attributes.term_dictionary import TermDictionaries, TermDictionary
 from engine.backends.local.attributes.write_times import PageSpans, Span, WriteTimes
-from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
-from engine.backends.local.storage.flat_columns import FlatColumn, FlatColumns, HeldColumns
+from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, Stored
 from engine.backends.local.storage.keys import Family, key, parts_of
 from engine.backends.local.storage.matching import passing_values
+from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.page_cache import (
     ABSENT_NUMBER,
     ABSENT_TIME,
@@ -90,7 +91,7 @@ class Properties:
         self._term_dictionaries = TermDictionaries(terms)
         self.write_times = WriteTimes(page_cache, account, self.users_with, self._unkept_profile)
         self._flat = FlatColumns(flat_columns, ("fields", account))
-        """Columns by (field, kind, group)."""
+        """Columns by (field, kind)."""
         self._open: dict[tuple[int, int, int], CachedPage[Any]] = {}
         """Pages of the current run of writes: columns by (field, kind, page), presence by (field, kind,
         ~group), and the users with a profile by (0, 0, ~group). Field numbers start at 1.
@@ -277,7 +278,7 @@ class Properties:
 
     def column_cell(self, field: int, kind: Kind, group: int, dense: int) -> CachedPage[array.array[Any]]:
         """The user's page of numbers or times, to be modified at once."""
-        self._flat.wrote((field, kind, group), dense)
+        self._flat.wrote((field, kind), group, dense)
         page = (group << GROUP_SHIFT | dense) >> PAGE_BITS
         cached = self._open.get((field, kind, page))
         if cached is None:
@@ -488,23 +489,32 @@ class Properties:
         kind: Kind,
         group: int,
         ranges: Ranges,
-        count: int,
-        pause: Callable[[], None] = lambda: None,
+        counts: Sequence[int],
+        pause: Callable[[], None],
     ) -> BitMap:
-        """Users of the group (of `count` ids) whose number or time lies in the ranges."""
-        return bitmap_of_mask(self.flat_column(field, kind, group, count, pause).mask(ranges, count, pause))
+        """Users of the group whose number or time lies in the ranges. `counts`: the ids of each group."""
+        return self._flat.of_group(self._column(field, kind), group, counts, ranges, pause)
 
-    def flat_column(
-        self, field: int, kind: Kind, group: int, count: int, pause: Callable[[], None] = lambda: None
-    ) -> FlatColumn:
-        """The numbers or times of the first `count` users of a group."""
+    def match_column_of_all(
+        self,
+        field: int,
+        kind: Kind,
+        ordinals: Ordinals,
+        ranges: Ranges,
+        counts: Sequence[int],
+        pause: Callable[[], None],
+    ) -> BitMap:
+        """As `match_column`, the ordinals of users of all groups."""
+        return self._flat.of_all(self._column(field, kind), ordinals, counts, ranges, pause)
+
+    def _column(self, field: int, kind: Kind) -> Stored:
+        """The numbers or times of users."""
         codec = column_codec(kind)
 
-        def page_of(page: int) -> npt.NDArray[Any] | None:
-            start = page << PAGE_BITS
-            return self._page_cache.view(self._column_key(field, kind, group, start), codec)
+        def page_of(group: int, page: int) -> npt.NDArray[Any] | None:
+            return self._page_cache.view(self._column_key(field, kind, group, page << PAGE_BITS), codec)
 
-        return self._flat.column((field, kind, group), count, _absent(kind), page_of, pause)
+        return Stored((field, kind), _absent(kind), page_of)
 
     def match_users(
         self, fields: Sequence[int], group: int, users: BitMap, matcher: Matcher, read: Unshared

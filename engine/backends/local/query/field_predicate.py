@@ -14,7 +14,7 @@ from engine.backends.local.query.whole_field import WholeField
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
-from engine.backends.local.storage.step_cache import ReadKey
+from engine.backends.local.storage.step_cache import ReadKey, reads_of_groups
 from engine.backends.local.storage.turns import PAUSE_PAGES, Unshared
 from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.criteria.model import Exists
@@ -78,6 +78,9 @@ class FieldPredicate(PredicateBase):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("field", field, group) for field in self._fields)
 
+    def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
+        return reads_of_groups("field", self._fields, groups)
+
     def everyone(self, group: int, read: Unshared) -> BitMap:
         return _united(users for field in self._fields for users in self._sets(field, group, read))
 
@@ -131,11 +134,11 @@ class FieldPredicate(PredicateBase):
                 yield properties.with_texts(field, kind, group, self._matcher, read)
         if self._lists:
             yield self._passing_lists(field, group, read)
-        count = self._account.directory.counts[group]
+        counts = self._account.directory.counts
         for kind, ranges in ((Kind.NUMBER, self._numbers), (Kind.TIME, self._instants)):
             if ranges and properties.present(field, kind, group):
-                read.looked_at += count
-                yield properties.match_column(field, kind, group, ranges, count, read.pause)
+                read.looked_at += counts[group]
+                yield properties.match_column(field, kind, group, ranges, counts, read.pause)
 
     def _with_points(self, field: int, group: int, read: Unshared) -> Iterable[BitMap]:
         """Users that have one of the values, by the kinds that the field has in the group."""

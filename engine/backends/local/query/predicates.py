@@ -36,7 +36,7 @@ from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids
 from engine.backends.local.storage.matching import passing_values
 from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.ranges import Ranges
-from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey
+from engine.backends.local.storage.step_cache import ANY_NAME, ReadKey, reads_of_groups
 from engine.backends.local.storage.turns import TakesLong, Unshared
 from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.backends.local.users.directory import Directory
@@ -227,6 +227,9 @@ class UniversePredicate(PredicateBase):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("belongs", number, group) for number in self._inputs)
 
+    def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
+        return reads_of_groups("belongs", self._inputs, groups)
+
     def everyone(self, group: int, read: Unshared) -> BitMap:
         read.looked_at += len(self._inputs)
         return self._seen.users(self._inputs, group, pause=read.pause)
@@ -255,18 +258,19 @@ class SeenPredicate(PredicateBase):
     def reads(self, group: int) -> tuple[ReadKey, ...]:
         return tuple(("seen", number, group) for number in self._inputs)
 
+    def reads_of_all(self, groups: int) -> tuple[ReadKey, ...]:
+        return reads_of_groups("seen", self._inputs, groups)
+
     def everyone(self, group: int, read: Unshared) -> BitMap:
-        count = self._account.directory.counts[group]
-        read.looked_at += count
-        return self._account.seen.match(self._inputs, group, self._last, self._ranges, count, read.pause)
+        counts = self._account.directory.counts
+        read.looked_at += counts[group]
+        return self._account.seen.match(self._inputs, group, self._last, self._ranges, counts, read.pause)
 
     def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
         counts = self._account.directory.counts
         read.looked_at += sum(counts)
-        return ordinals.of_masks(
-            self._account.seen.mask(self._inputs, group, self._last, self._ranges, counts[group], read.pause)
-            for group in range(ordinals.groups)
-        )
+        seen = self._account.seen
+        return seen.match_all(self._inputs, ordinals, self._last, self._ranges, counts, read.pause)
 
     def work(self, group: int) -> float:
         return self._account.directory.counts[group] * COLUMN_US * len(self._inputs)

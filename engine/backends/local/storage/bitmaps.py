@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from engine.backends.local.storage.arrays import Bools
+
 _COOKIE_NO_RUNS = 12346
 CONTAINER_IDS = 1 << 16
 """Ids of a container: a set is shifted by as many without being looked at."""
 _CONTAINER_BYTES = CONTAINER_IDS // 8
+_WORD_BYTES = 8
 _ARRAY_IDS_MAX = 4_096
 _HEAD = struct.Struct("<II")
 _HEAD_BYTES = _HEAD.size
@@ -29,22 +32,48 @@ _BYTES_PER_CONTAINER = 8
 """In the header: key, size and offset."""
 
 
-def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> BitMap:
+def bitmap_of_mask(mask: Bools) -> BitMap:
     """The set of positions at which `mask` is true."""
+    return bitmap_of_pieces((mask,))
+
+
+def bitmap_of_pieces(masks: Iterable[Bools]) -> BitMap:
+    """The set of positions at which masks, one after the other, are true. Each but the last has a multiple of
+    `CONTAINER_IDS` entries.
+    """
     described: list[tuple[int, int]] = []
     content: list[bytes] = []
-    for start in range(0, len(mask), CONTAINER_IDS):
-        piece = mask[start : start + CONTAINER_IDS]
-        size = int(np.count_nonzero(piece))
-        if not size:
-            continue
-        described.append((start // CONTAINER_IDS, size - 1))
-        if size <= _ARRAY_IDS_MAX:
-            content.append(piece.nonzero()[0].astype("<u2").tobytes())
-        else:
-            bits = np.packbits(piece, bitorder="little").tobytes()
-            content.append(bits.ljust(_CONTAINER_BYTES, b"\0"))
+    first = 0
+    for mask in masks:
+        starts = range(0, len(mask), CONTAINER_IDS)
+        # To count in bits takes less, but more calls.
+        bits = np.packbits(mask, bitorder="little") if len(starts) > 1 else None
+        sizes = [int(np.count_nonzero(mask))] if bits is None else _sizes(bits)
+        for number, (start, size) in enumerate(zip(starts, sizes, strict=False), first):
+            if not size:
+                continue
+            described.append((number, size - 1))
+            piece = mask[start : start + CONTAINER_IDS]
+            if size <= _ARRAY_IDS_MAX:
+                content.append(piece.nonzero()[0].astype("<u2").tobytes())
+                continue
+            if bits is None:
+                packed = np.packbits(piece, bitorder="little")
+            else:
+                packed = bits[start // 8 : start // 8 + _CONTAINER_BYTES]
+            content.append(packed.tobytes().ljust(_CONTAINER_BYTES, b"\0"))
+        first += len(starts)
     return _of_containers(described, content)
+
+
+def _sizes(bits: npt.NDArray[np.uint8]) -> list[int]:
+    """The number of bits that are set in each container."""
+    if len(bits) % _WORD_BYTES:
+        bits = np.concatenate((bits, np.zeros(-len(bits) % _WORD_BYTES, np.uint8)))
+    counts = np.bitwise_count(bits.view(np.uint64))
+    starts = np.arange(0, len(counts), _CONTAINER_BYTES // _WORD_BYTES)
+    sizes: list[int] = np.add.reduceat(counts, starts, dtype=np.int64).tolist()
+    return sizes
 
 
 def joined_stored(pieces: Iterable[tuple[int, bytes]]) -> BitMap:

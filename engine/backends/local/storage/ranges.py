@@ -18,8 +18,10 @@ COMPARED_RANGES_MAX = 4
 """Ranges up to which each is compared; above, bisection is used."""
 
 
-ABSENT_SMALL = (1 << 16) - 1
-"""Stands for no value in a column of small integers."""
+SMALL_MAX = (1 << 16) - 2
+"""The greatest integer in a column of small integers. There each is one more than it is."""
+ABSENT_SMALL = 0
+"""Stands for no value there."""
 
 
 class Ranges:
@@ -86,24 +88,31 @@ class Ranges:
 
     @functools.cached_property
     def _small_spans(self) -> list[tuple[int, int]]:
-        """The ranges of small integers that lie in the ranges, both ends included."""
+        """The ranges of small integers, as a column has them, that lie in the ranges; both ends included."""
         found = []
         for low, high in zip(self._lows.tolist(), self._highs.tolist(), strict=True):
-            first = 0 if low <= 0 else math.ceil(min(low, ABSENT_SMALL))
-            last = -1 if high < 0 else math.floor(min(high, ABSENT_SMALL - 1))
+            first = 0 if low <= 0 else math.ceil(min(low, SMALL_MAX + 1))
+            last = -1 if high < 0 else math.floor(min(high, SMALL_MAX))
             if first <= last:
-                found.append((first, last))
+                found.append((first + 1, last + 1))
         return found
 
     def _hold_small(self, column: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
         if len(self._small_spans) > COMPARED_RANGES_MAX:
-            inside = np.zeros(ABSENT_SMALL + 1, np.bool_)
+            inside = np.zeros(SMALL_MAX + 2, np.bool_)
             for first, last in self._small_spans:
                 inside[first : last + 1] = True
             return inside.take(column)
-        # What lies below the first becomes large.
-        masks = [column - np.uint16(first) <= last - first for first, last in self._small_spans]
+        masks = [_small_between(column, first, last) for first, last in self._small_spans]
         return functools.reduce(np.logical_or, masks) if masks else np.zeros(len(column), np.bool_)
+
+
+def _small_between(column: npt.NDArray[np.uint16], first: int, last: int) -> npt.NDArray[np.bool_]:
+    """Entries from the first to the last."""
+    if last > SMALL_MAX:
+        return np.asarray(column >= first)
+    # What lies below the first becomes large.
+    return np.asarray(column - np.uint16(first) <= last - first)
 
 
 def _between(column: npt.NDArray[Any], low: Any, high: Any) -> npt.NDArray[np.bool_]:

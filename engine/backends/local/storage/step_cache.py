@@ -10,8 +10,9 @@ share an entry, in which the latest few have a place.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from pyroaring import BitMap
@@ -37,10 +38,25 @@ Instant: TypeAlias = tuple[int, int]
 
 ENTRY_OVERHEAD_BYTES = 400
 
+READS_KEPT = 1 << 10
+"""Fields and inputs whose read keys are kept: every question about everyone names those of all groups."""
+
 FAMILY_KEPT_MAX = 4
 """Members of a family that are kept. A walk through pages asks for the same instant again and again, beside
 questions about the present.
 """
+
+
+def reads_of_groups(kind: str, numbers: Sequence[int], groups: int) -> tuple[ReadKey, ...]:
+    """The read keys (kind, number, group) of all groups."""
+    if len(numbers) == 1:
+        return _reads_of_one(kind, numbers[0], groups)
+    return tuple((kind, number, group) for group in range(groups) for number in numbers)
+
+
+@functools.lru_cache(READS_KEPT)
+def _reads_of_one(kind: str, number: int, groups: int) -> tuple[ReadKey, ...]:
+    return tuple((kind, number, group) for group in range(groups))
 
 
 class _Member(NamedTuple):
@@ -89,11 +105,9 @@ class StepCache:
         if found is None:
             return None
         computed, kept = found
-        touched = self._touched
-        for read_key in reads:
-            if touched.get(read_key, 0) > computed:
-                self._sets.drop((self._number, group, name))
-                return None
+        if self._has_changed(reads, computed):
+            self._sets.drop((self._number, group, name))
+            return None
         assert isinstance(kept, type_)
         return kept
 
@@ -105,11 +119,18 @@ class StepCache:
         found = kept[1]
         assert isinstance(found, _Family)
         member = next((each for each in found.members if each.step == step), None)
-        if member is None or any(self._touched.get(each, 0) > member.computed for each in reads):
+        if member is None or self._has_changed(reads, member.computed):
             return None
         if member is not found.members[0]:
             self._put_family(key, member, found)
         return member.users
+
+    def _has_changed(self, reads: Iterable[ReadKey], computed: int) -> bool:
+        """Whether one of these keys was touched since the clock stood there."""
+        if computed == self._clock:
+            return False
+        touched = self._touched
+        return any(touched.get(each, 0) > computed for each in reads)
 
     def find_old(self, group: int, name: bytes, type_: type[T]) -> T | None:
         """What was kept under a name, also when its data has changed since."""

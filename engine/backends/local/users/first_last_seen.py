@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import array
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from pyroaring import BitMap
 
-from engine.backends.local.storage.arrays import Bools, Int64s, Uint32s, runs
-from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask, ids_of
-from engine.backends.local.storage.flat_columns import (
-    FlatColumn,
-    FlatColumns,
-    HeldColumns,
-    mask_of_values,
-)
+from engine.backends.local.storage.arrays import Int64s, Uint32s, runs
+from engine.backends.local.storage.bitmaps import bitmap_of, ids_of
+from engine.backends.local.storage.flat_columns import FlatColumns, HeldColumns, Stored
 from engine.backends.local.storage.keys import PAGE_KEYS_KEPT, Family, key
+from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
     BITMAP,
@@ -72,7 +68,9 @@ class FirstLastSeen:
         self._page_cache = page_cache
         self._account = account
         self._flat = FlatColumns(flat_columns, ("seen", account))
-        """First (False) and last (True) times by (input, group, whether last)."""
+        """First (False) and last (True) times by (inputs, whether last)."""
+        self._flat_of_input: dict[int, set[tuple[tuple[int, ...], bool]]] = {}
+        """The flat columns that an input's times are in."""
         self._pages: dict[tuple[int, int], CachedPage[array.array[int]]] = {}
         self._belongs: dict[tuple[int, int], CachedPage[BitMap]] = {}
         self._waiting: dict[tuple[int, int], list[_Spans]] = {}
@@ -179,17 +177,22 @@ class FirstLastSeen:
             return True, False
         if last > latest:
             times[slot + PAGE_USERS] = last
-            self._flat.wrote((input_number, ref >> GROUP_SHIFT, True), ref & DENSE_MASK)
+            self._wrote(input_number, ref, (True,))
         if first < times[slot]:
             times[slot] = first
-            self._flat.wrote((input_number, ref >> GROUP_SHIFT, False), ref & DENSE_MASK)
+            self._wrote(input_number, ref, (False,))
             return False, True
         return False, False
 
-    def _wrote(self, input_number: int, ref: UserRef) -> None:
-        """The first or last times in the user's page change."""
-        for last in (False, True):
-            self._flat.wrote((input_number, ref >> GROUP_SHIFT, last), ref & DENSE_MASK)
+    def _wrote(self, input_number: int, ref: UserRef, halves: Sequence[bool] = (False, True)) -> None:
+        """The first (False) or last (True) times in the user's page change."""
+        flat = self._flat_of_input.get(input_number)
+        if not flat:
+            return
+        group, dense = ref >> GROUP_SHIFT, ref & DENSE_MASK
+        for name in list(flat):
+            if name[1] in halves and not self._flat.wrote(name, group, dense):
+                flat.discard(name)
 
     def _page(self, input_number: int, ref: UserRef) -> CachedPage[array.array[int]]:
         page = self._page_key(input_number, ref >> GROUP_SHIFT, ref & DENSE_MASK)
@@ -287,47 +290,65 @@ class FirstLastSeen:
         group: int,
         last: bool,
         ranges: Ranges,
-        count: int,
+        counts: Sequence[int],
         pause: Callable[[], None] = _go_on,
     ) -> BitMap:
-        """Users of the group (of `count` ids) whose last or first time over the inputs lies in the ranges."""
-        mask = self.mask(inputs, group, last, ranges, count, pause)
-        return BitMap() if mask is None else bitmap_of_mask(mask)
+        """Users of the group whose last or first time over the inputs lies in the ranges. `counts`: the users
+        of each group.
+        """
+        if not inputs:
+            return BitMap()
+        column = self._column(inputs, (group,), last, pause)
+        return self._flat.of_group(column, group, counts, ranges, pause)
 
-    def mask(
+    def match_all(
         self,
         inputs: Sequence[int],
-        group: int,
+        ordinals: Ordinals,
         last: bool,
         ranges: Ranges,
-        count: int,
-        pause: Callable[[], None] = _go_on,
-    ) -> Bools | None:
-        """As `match`, the mask of their dense ids. None: there is nobody."""
-        pause()
-        columns = [self._column(number, group, last, count, pause) for number in inputs]
-        if not columns:
-            return None
-        if len(columns) == 1:
-            return columns[0].mask(ranges, count, pause)
-        times = _joined_times([column.values[:count] for column in columns], last)
-        return mask_of_values(times, ranges, pause)
+        counts: Sequence[int],
+        pause: Callable[[], None],
+    ) -> BitMap:
+        """As `match`, the ordinals of users of all groups."""
+        if not inputs:
+            return BitMap()
+        column = self._column(inputs, range(ordinals.groups), last, pause)
+        return self._flat.of_all(column, ordinals, counts, ranges, pause)
 
     def _column(
-        self, input_number: int, group: int, last: bool, count: int, pause: Callable[[], None]
-    ) -> FlatColumn:
-        """The last or first times of the first `count` users."""
+        self, inputs: Sequence[int], groups: Iterable[int], last: bool, pause: Callable[[], None]
+    ) -> Stored:
+        """The last or first times over the inputs, for questions about some groups."""
 
-        def page_of(page: int) -> Int64s | None:
-            return self._page_of(input_number, group, page << PAGE_BITS, last)
+        def page_of(group: int, page: int) -> Int64s | None:
+            return self._page_of(inputs, group, page << PAGE_BITS, last, pause)
 
-        self._settle(input_number, group)
-        return self._flat.column((input_number, group, last), count, ABSENT_TIME, page_of, pause)
+        for group in groups:
+            for count, number in enumerate(inputs):
+                if count % PAUSE_PAGES == 0:
+                    pause()
+                self._settle(number, group)
+        name = tuple(inputs), last
+        for number in inputs:
+            self._flat_of_input.setdefault(number, set()).add(name)
+        return Stored(name, ABSENT_TIME, page_of)
 
-    def _page_of(self, input_number: int, group: int, start: int, last: bool) -> Int64s | None:
-        """The last or first times of a page, without those that are buffered."""
-        times = self._page_cache.view(self._page_key(input_number, group, start), SEEN_TIMES)
-        return None if times is None else times[_half(last)]
+    def _page_of(
+        self, inputs: Sequence[int], group: int, start: int, last: bool, pause: Callable[[], None]
+    ) -> Int64s | None:
+        """The last or first times of a page over the inputs, without those that are buffered."""
+        found: Int64s | None = None
+        for count, number in enumerate(inputs, 1):
+            times = self._page_cache.view(self._page_key(number, group, start), SEEN_TIMES)
+            if times is not None:
+                half = times[_half(last)]
+                found = half if found is None else _joined_times([found, half], last)
+            if count % PAUSE_PAGES == 0 and count < len(inputs):
+                # A view is valid until others go first.
+                found = None if found is None else found.copy()
+                pause()
+        return found
 
     def match_users(
         self, inputs: Sequence[int], group: int, last: bool, ranges: Ranges, users: BitMap

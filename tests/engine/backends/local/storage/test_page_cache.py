@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
@@ -23,14 +25,16 @@ from engine.backends.local.storage.key_order import in_order
 from engine.backends.local.storage.page_cache import (
     ABSENT_TIME,
     BITMAP,
+    NO_ID,
     NUMBERS,
     PAGE_USERS,
     TIMES,
     Codec,
     MessageCodec,
     PageCache,
+    only_ids,
 )
-from engine.backends.local.storage.transactions import WriteBuffer
+from engine.backends.local.storage.transactions import Pairs, WriteBuffer, checksum_of
 
 
 @pytest.fixture
@@ -80,6 +84,27 @@ def test_columns_round_trip(codec: Codec[array.array[Any]], slots: set[int], den
     # A page of which less than half is there is stored by position.
     assert len(encoded) == 1 + (8 * PAGE_USERS if 2 * len(chosen) > PAGE_USERS else 10 * len(chosen))
     assert codec.decode(memoryview(encoded)).tobytes() == column.tobytes()
+
+
+Stored = tuple[set[int], int]
+"""A set, and the bytes that its stored form has lost (negative) or gained at the end."""
+
+
+@given(
+    st.lists(st.tuples(st.sets(st.integers(0, 9), min_size=1, max_size=2), st.sampled_from((0, 0, -2, 2))))
+)
+def test_only_ids_are_those_of_sound_sets_of_one(drawn: list[Stored]) -> None:
+    # Faults of sizes that cancel each other out are among them.
+    keys = [b"key %d" % number for number in range(len(drawn))]
+    values, expected = [], []
+    for key, (users, more) in zip(keys, drawn, strict=True):
+        encoded = BITMAP.encode(BitMap(users))
+        assert encoded is not None
+        stored = checksum_of(key, encoded) + encoded
+        values.append(stored[:more] if more < 0 else stored + bytes(more))
+        expected.append(min(users) if len(users) == 1 and not more else NO_ID)
+    hashes = np.array([xxhash.xxh3_64_intdigest(key) for key in keys], np.uint64)
+    assert only_ids(Pairs(keys, hashes, values)).tolist() == expected
 
 
 def test_an_empty_page_marks_absence() -> None:

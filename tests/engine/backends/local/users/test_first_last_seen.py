@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from engine.backends.local.storage.environment import Environment
+from engine.backends.local.storage.ordinals import Ordinals
 from engine.backends.local.storage.page_cache import PAGE_USERS, PageCache
 from engine.backends.local.storage.ranges import Ranges
+from engine.backends.local.storage.turns import PAUSE_PAGES
 from engine.backends.local.storage.user_ref import GROUP_SHIFT
 from engine.backends.local.users import first_last_seen as seen_module
 from engine.backends.local.users.first_last_seen import FirstLastSeen
@@ -106,7 +108,11 @@ class Walk:
             if any((number, group, user) in self.times for number in INPUTS)
             and self._over_inputs(group, user, last) >= bound
         }
-        assert set(self.seen.match(INPUTS, group, last, ranges, max(USERS) + 1)) == expected
+        counts = [max(USERS) + 1] * GROUPS
+        assert set(self.seen.match(INPUTS, group, last, ranges, counts)) == expected
+        ordinals = Ordinals(counts)
+        found = self.seen.match_all(INPUTS, ordinals, last, ranges, counts, lambda: None)
+        assert dict(ordinals.by_group(found)).get(group, BitMap()) == BitMap(expected)
         for some in (BitMap([user]), BitMap(USERS)):
             assert set(self.seen.match_users(INPUTS, group, last, ranges, some)) == expected & set(some)
 
@@ -151,3 +157,29 @@ def test_buffered_times_are_visible_to_reads(index: Environment) -> None:
         assert state.seen.times(1, 1 << GROUP_SHIFT | 2) == (3, 8)
         assert set(state.seen.users([1], 1)) == {2}
         assert state.seen.times(1, 0 << GROUP_SHIFT | 2) is None
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_times_over_many_inputs_are_read_between_pauses(index: Environment, last: bool) -> None:
+    state = Walk(index)
+    inputs = tuple(range(1, 3 * PAUSE_PAGES))
+    expected: dict[int, int] = {}
+    pauses: list[None] = []
+    with state.page_cache.session():
+        for number in inputs:
+            user = number % 5
+            state.seen.begin()
+            state.seen.saw(number, 1 << GROUP_SHIFT | user, 100 - number)
+            expected[user] = max(100 - number, expected.get(user, 0)) if last else 100 - number
+        counts = [0, 5]
+        for instant in range(101):
+            ranges = Ranges(np.array([instant]), np.array([instant]))
+            users = state.seen.match(inputs, 1, last, ranges, counts, lambda: pauses.append(None))
+            assert set(users) == {user for user, time in expected.items() if time == instant}
+        before = len(pauses)
+        # A write to any of the inputs is seen.
+        state.seen.saw(inputs[-1], 1 << GROUP_SHIFT | 2, 500 if last else -1)
+        ranges = Ranges(np.array([500 if last else -1]), np.array([500]))
+        users = state.seen.match(inputs, 1, last, ranges, counts, lambda: pauses.append(None))
+        assert (set(users) == {2}) if last else (2 in users)
+        assert len(pauses) - before >= 2 * len(inputs) // PAUSE_PAGES
