@@ -21,6 +21,10 @@ from engine.plan.families import family_of
 from engine.plan.model import Plan, Step, encode_step, operands_of
 
 _FORM = b"form"
+LANDING_STEPS = 64
+"""Steps on a way through a plan after which one is answered before those that are made of it. To answer a
+step is to answer its operands, and so on, by calls of the interpreter: a plan may be deeper than its stack.
+"""
 
 
 class FormAnswers(NamedTuple):
@@ -54,6 +58,10 @@ class BoundPlan:
         uses = Counter(operand for step in plan.steps for operand in operands_of(step))
         uses.update(plan.roots)
         self.shared = [uses[index] > 1 for index in range(len(plan.steps))]
+        self.landings = _landings(plan.steps)
+        """Steps to answer first, in this order, so that no answer nests deeper than `LANDING_STEPS`."""
+        for index in self.landings:
+            self.shared[index] = True
         for step in plan.steps:
             self._add(step)
             pause()
@@ -62,7 +70,7 @@ class BoundPlan:
     @cached_property
     def one_user(self) -> OneUser:
         """The plan as tests of one user, also as of other instants."""
-        return OneUser(self.account, self.plan, self.predicates, self.costs, self.shared)
+        return OneUser(self.account, self.plan, self.predicates, self.costs, self.shared, self.landings)
 
     def family(self, index: int) -> bytes:
         """The family of a step that has a name in `encoded`; see `StepCache`."""
@@ -145,3 +153,17 @@ class BoundPlan:
     def _resolved(self, step: Step) -> tuple[Predicate | None, bytes]:
         predicate = resolve(self.account, step)
         return predicate, b"" if predicate is None else encode_step(step)
+
+
+def _landings(steps: Sequence[Step]) -> tuple[int, ...]:
+    """Steps with at most `LANDING_STEPS` steps on any way between two of them, or from one to a source."""
+    landings: list[int] = []
+    heights: list[int] = []
+    """By step, the steps on the longest way down to a landing or a source."""
+    for index, step in enumerate(steps):
+        height = max((heights[operand] + 1 for operand in operands_of(step)), default=0)
+        if height == LANDING_STEPS:
+            landings.append(index)
+            height = 0
+        heights.append(height)
+    return tuple(landings)

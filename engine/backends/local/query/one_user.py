@@ -61,13 +61,16 @@ class OneUser:
         predicates: Sequence[Predicate | None],
         costs: Sequence[float],
         shared: Sequence[bool],
+        landings: Sequence[int],
     ) -> None:
+        """`landings`: shared steps to ask first, so that no test nests too deep."""
         self._account = account
         self._costs = costs
         self._tests: list[Test] = []
         for index, (step, predicate) in enumerate(zip(plan.steps, predicates, strict=True)):
             test = self._test_of(index, step, predicate)
             self._tests.append(_once(index, test) if shared[index] else test)
+        self._landings = [self._tests[index] for index in landings]
         self._roots = [self._tests[index] for index in plan.roots]
 
     def answers(self, ref: UserRef, plan: Plan) -> tuple[bool, ...]:
@@ -75,6 +78,8 @@ class OneUser:
         held. Raises TakesLong when something has to be read first.
         """
         question = Question(ref, plan.steps)
+        for landing in self._landings:
+            landing(question)
         return tuple([root(question) for root in self._roots])
 
     def _test_of(self, index: int, step: Step, predicate: Predicate | None) -> Test:

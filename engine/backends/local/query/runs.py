@@ -36,6 +36,8 @@ class Run:
 
     def users(self, index: int) -> BitMap:
         """The users of a step, within the base. Do not modify the result."""
+        for landing in self._plan.landings:
+            self.step(landing, self._base)
         found = self.step(index, self._base)
         return found if self._base is None else found & self._base
 
