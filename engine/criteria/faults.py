@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.errors import Violation
 from engine.limits import DEFAULT_LIMITS, Limits
@@ -31,6 +32,13 @@ class AudienceReference(enum.Enum):
     """It exists, but the same write deletes it."""
 
 
+class Finding(NamedTuple):
+    """What compiling a pattern has found: its cost in instructions, and its fault if it has one."""
+
+    instructions: int
+    fault: str | None = None
+
+
 def _no_milestone(_: str) -> str:
     return ""
 
@@ -46,6 +54,9 @@ class Context:
     `inputs` are all inputs of the account and `journey_inputs` those of the journey (resource names);
     `audience` resolves an audience name, `milestone_audience` gives the name of a milestone's audience, or ""
     when there is no such milestone; `root` is the path of the field that holds the criterion.
+
+    `patterns` are the findings about its patterns, by test. Nothing is said about a pattern without one: it
+    was checked before, or lies beyond the budget. None = `validate` compiles them.
     """
 
     inputs: frozenset[str]
@@ -54,11 +65,17 @@ class Context:
     milestone_audience: Callable[[str], str] = _no_milestone
     root: str = CRITERIA_PATH
     limits: Limits = DEFAULT_LIMITS
+    patterns: Mapping[object, Finding] | None = None
 
 
 def values_fault(most: int) -> str:
     """The fault of criteria with too many values."""
     return f"has more than {most:,} values in all its tests together, the most allowed"
+
+
+def instructions_fault(most: int) -> str:
+    """The fault of patterns that are too costly together."""
+    return f"has patterns that compile to more than {most:,} instructions together, the most allowed"
 
 
 @dataclass(slots=True)
@@ -69,6 +86,7 @@ class Faults:
     violations: list[Violation] = field(default_factory=list)
     node_count: int = 0
     value_count: int = 0
+    instruction_count: int = 0
 
     @property
     def limits(self) -> Limits:
@@ -123,6 +141,18 @@ class Faults:
         self.value_count += count
         if before <= most < self.value_count:
             self.add(self.context.root, values_fault(most))
+
+    def check_pattern(self, path: str, test: object) -> None:
+        """Adds what was found about the pattern of a test. All of the criteria have a limit together."""
+        found = (self.context.patterns or {}).get(test)
+        if found is None:
+            return
+        if found.fault is not None:
+            self.add(path, found.fault)
+        before, most = self.instruction_count, self.limits.criteria_instructions_max
+        self.instruction_count += found.instructions
+        if before <= most < self.instruction_count:
+            self.add(self.context.root, instructions_fault(most))
 
     def check_value(self, path: str, value: Value) -> None:
         """Checks that a value could be stored: finite, not too long, in range."""
