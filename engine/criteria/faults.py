@@ -16,6 +16,9 @@ CRITERIA_PATH = "criteria"
 """The field of a milestone that holds its criterion, and the root of the paths of its nodes."""
 
 
+NOT_POSITIVE = "must be longer than zero: a microsecond or more, finer digits are dropped"
+"""The fault of a duration."""
+
 INPUT_FORM = "accounts/{account}/workspaces/{workspace}/inputs/{input}"
 AUDIENCE_FORM = "accounts/{account}/audiences/{audience}"
 AUDIENCE_NAMES = "GetMilestone and `milepost audience list` tell the names of audiences"
@@ -184,7 +187,7 @@ class Faults:
     def check_positive(self, path: str, duration: int) -> None:
         """Checks that a duration is longer than zero."""
         if duration <= 0:
-            self.add(path, "must be longer than zero")
+            self.add(path, NOT_POSITIVE)
 
 
 def _full_names(name: str, form: str) -> str:
