@@ -127,6 +127,14 @@ PATTERN_BYTES_MAX = 1_024
 GLOB_WILDCARDS_MAX = 32
 EXPRESSION_INSTRUCTIONS_MAX = 4_000
 """Instructions that a `matches` compiles to: at most one step each for a byte of a string."""
+EXPRESSION_CLASSES_MAX = 20
+"""Unicode classes, such as `\\pL`, of a `matches`. Reading one takes as long as compiling 200
+instructions.
+"""
+CRITERIA_INSTRUCTIONS_MAX = 100_000
+"""Instructions of all patterns of one milestone's criteria together. Compiling so many takes some 50 ms."""
+CALL_INSTRUCTIONS_MAX = 1_000_000
+"""Instructions of all patterns of a call together, such as those of a document with many milestones."""
 SEQUENCE_STEPS_MAX = 20
 CRITERIA_INPUTS_MAX = 1_000
 """Inputs that the events and steps of one milestone's criteria name, together."""
@@ -215,6 +223,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pattern_bytes_max: int = PATTERN_BYTES_MAX
     glob_wildcards_max: int = GLOB_WILDCARDS_MAX
     expression_instructions_max: int = EXPRESSION_INSTRUCTIONS_MAX
+    expression_classes_max: int = EXPRESSION_CLASSES_MAX
+    criteria_instructions_max: int = CRITERIA_INSTRUCTIONS_MAX
+    call_instructions_max: int = CALL_INSTRUCTIONS_MAX
     sequence_steps_max: int = SEQUENCE_STEPS_MAX
     criteria_inputs_max: int = CRITERIA_INPUTS_MAX
     calendar_units_max: int = CALENDAR_UNITS_MAX

@@ -22,7 +22,7 @@ from service.config import Config
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.retry import RetryPolicy
 from service.delivery.sinks.file import check_output_dir
-from service.directories import check_data_dir
+from service.directories import check_data_dir, opening_data_dir
 from service.readers.front import Front
 from service.readers.shared_port import WriterSocket
 from service.readers.supervisor import measures_of
@@ -71,9 +71,10 @@ class Application:
         if config.output_dir is not None:
             check_output_dir(config.output_dir)
         clock = clock_of(config) if clock is None else clock
-        self._backend = registry.open_backend(
-            config.store_url, settings=config.store_settings, clock=clock.stamp
-        )
+        with opening_data_dir(config.directory):
+            self._backend = registry.open_backend(
+                config.store_url, settings=config.store_settings, clock=clock.stamp
+            )
         self._log_store(time.monotonic() - began)
         try:
             self.engine = Engine(self._backend, limits=config.limits, clock=clock, keys=config.secret_keys)

@@ -18,6 +18,7 @@ from service.auth.listening import CannotListen
 from service.auth.tls import Certificates
 from service.command_line import DISTRIBUTION
 from service.config import Config, ConfigError, given_settings, load, unknown_variables
+from service.directories import os_error_in_words
 from service.interpreter import leave_out_of_collections, share_interpreter
 from service.signals import RELOAD_SIGNAL, Signals
 from service.telemetry.descriptors import raise_limit
@@ -52,10 +53,11 @@ def run(argv: Sequence[str] | None, signals: Signals) -> int:
     try:
         _serve(config, signals)
     except (MilepostError, OSError) as error:
+        refusal = os_error_in_words(error) if isinstance(error, OSError) else str(error)
         if config.log_format == "json":
-            _logger.error("start failed", error=str(error))
+            _logger.error("start failed", error=refusal)
         else:
-            print(f"milepost: {error}", file=sys.stderr)
+            print(f"milepost: {refusal}", file=sys.stderr)
         return EXIT_FAILED
     except Exception:
         _logger.exception("start failed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import FailedPrecondition
@@ -21,6 +23,31 @@ def check_data_dir(directory: Path) -> None:
     for path in (directory, *directory.parents):
         if path.exists() and not path.is_dir():
             reason = reason_of(FileExistsError() if path == directory else NotADirectoryError())
-            raise FailedPrecondition(
-                f"the data directory {directory} cannot be used: {reason}; choose another with --data-dir"
-            )
+            raise _unusable(directory, reason)
+
+
+@contextmanager
+def opening_data_dir(directory: Path | None) -> Iterator[None]:
+    """Raises FailedPrecondition, with the path and the reason, when the system refuses something in the data
+    directory. None: the store has none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if directory is None:
+            raise
+        # The path is that of a part of the directory, or above it.
+        at = "" if error.filename in (None, str(directory)) else f"{error.filename}: "
+        raise _unusable(directory, at + reason_of(error)) from error
+
+
+def os_error_in_words(error: OSError) -> str:
+    """What the system refused, without the number of the error."""
+    reason = error.strerror or str(error)
+    return f"{error.filename} cannot be used: {reason}" if error.filename else reason
+
+
+def _unusable(directory: Path, reason: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the data directory {directory} cannot be used: {reason}; choose another with --data-dir"
+    )

@@ -13,6 +13,7 @@ from engine.resources.records import ApiKey, Scope
 from milepost.v1.account_service_pb2 import CreateApiKeyResponse
 from service.config import Config, ConfigError, load
 from service.convert.api_keys import api_key_message
+from service.directories import opening_data_dir, os_error_in_words
 from service.offline import OfflineError
 
 KEY_ID = "operator"
@@ -37,13 +38,14 @@ def create(arguments: Sequence[str], *, key_id: str, another: bool) -> CreateApi
     except MilepostError as error:
         raise OfflineError(error.message) from error
     except OSError as error:
-        raise OfflineError(str(error)) from error
+        raise OfflineError(os_error_in_words(error)) from error
     return CreateApiKeyResponse(api_key=api_key_message(created), secret=secret)
 
 
 def _created(config: Config, key_id: str, *, another: bool) -> tuple[ApiKey, str]:
     clock = Clock(trusted_at_start=config.clock == "trust")
-    backend = registry.open_backend(config.store_url, settings=config.store_settings, clock=clock.stamp)
+    with opening_data_dir(config.directory):
+        backend = registry.open_backend(config.store_url, settings=config.store_settings, clock=clock.stamp)
     try:
         engine = Engine(backend, limits=config.limits, clock=clock)
     except BaseException:

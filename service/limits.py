@@ -4,6 +4,10 @@ from __future__ import annotations
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Maximum size of a request."""
+LARGE_MESSAGE_BYTES = 256 * 1024
+"""From this size on, messages are parsed one at a time: each takes milliseconds, in which the interpreter
+runs nothing else.
+"""
 RECEIVE_BYTES_MAX = 16 * 1024 * 1024
 """Maximum size of a message on the wire. Larger than `MESSAGE_BYTES_MAX`, so that an oversized request gets
 an answer with a reason; beyond this limit the transport itself refuses with RESOURCE_EXHAUSTED.

@@ -20,6 +20,7 @@ from engine.resources.secret_keys import SecretKeys
 from milepost.v1 import admin_service_pb2 as pb
 from service.config import SECRET_KEY_FILE
 from service.convert.upkeep import finding_messages, stats_message
+from service.directories import os_error_in_words
 
 Step = Callable[[str, int, int], None]
 """Takes the progress of a move: its step, the pages that are done, and all of them."""
@@ -141,4 +142,4 @@ def _told() -> Iterator[None]:
     except MilepostError as error:
         raise OfflineError(error.message) from error
     except OSError as error:
-        raise OfflineError(str(error)) from error
+        raise OfflineError(os_error_in_words(error)) from error

@@ -67,7 +67,7 @@ class Explainer:
     ) -> AudienceExplanation:
         """See `Members.explain_audience`."""
         begun = time.perf_counter()
-        located = self._targets.locate(target)
+        located = self._targets.locate(target, deadline)
         warnings = self._targets.warnings(located)
         plan = located.compile(as_of).plan
         trace = self._backend.trace(plan, min_revision=at_least, deadline=deadline)

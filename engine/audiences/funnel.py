@@ -14,7 +14,7 @@ from engine.limits import JOURNEY_MILESTONES_MAX
 from engine.plan.compile import compile_journey
 from engine.plan.tree import JourneyTree, TreeMilestone
 from engine.resources.activation import Activation
-from engine.resources.criteria import CriteriaCheck
+from engine.resources.criteria import CriteriaCheck, Prepared
 from engine.resources.milestone_tree import Forest, in_tree_order
 from engine.resources.names import Resource, check_name
 from engine.resources.records import Account, Input, Journey, Milestone, MilestoneKind, account_of
@@ -73,13 +73,16 @@ class Funnels:
         at_least: int,
         deadline: float | None,
     ) -> Funnel:
-        """The funnel of an unsaved journey. Raises NotFound, InvalidInput, FailedPrecondition."""
+        """The funnel of an unsaved journey. Raises NotFound, InvalidInput, FailedPrecondition,
+        DeadlineExceeded.
+        """
         check_name(account, "parent", Resource.ACCOUNT)
         self._repository.get(Account, account)
         faults = [*self._input_faults(account, inputs), *_shape_faults(milestones)]
         if faults:
             raise InvalidInput(faults)
-        tree, warnings = self._preview_tree(account, inputs, milestones)
+        prepared = self._criteria.prepared((each.criteria for each in milestones), "milestones", deadline)
+        tree, warnings = self._preview_tree(account, inputs, milestones, prepared)
         users, population, revision = self._counted(
             tree, [milestone.id for milestone in milestones], as_of, at_least, deadline
         )
@@ -111,7 +114,11 @@ class Funnels:
                 yield Violation(f"inputs[{index}]", f"input {name!r} does not exist")
 
     def _preview_tree(
-        self, account: str, inputs: Sequence[str], milestones: Sequence[PreviewMilestone]
+        self,
+        account: str,
+        inputs: Sequence[str],
+        milestones: Sequence[PreviewMilestone],
+        prepared: Prepared,
     ) -> tuple[JourneyTree, tuple[Warning, ...]]:
         tree = JourneyTree(
             # No saved journey has an empty id.
@@ -128,7 +135,7 @@ class Funnels:
             if located.criterion is not None:
                 path = f"milestones[{index}].criteria"
                 criteria[path] = located.criterion
-                faults.extend(self._criteria.faults(tree, located, located.criterion, path))
+                faults.extend(self._criteria.faults(tree, located, located.criterion, path, prepared))
         if faults:
             raise InvalidInput(faults, reason="INVALID_CRITERIA")
         return tree, self._criteria.warnings(tree).of_all(criteria)

@@ -116,7 +116,7 @@ class Sizes:
         watch = Stopwatch()
         precision = precision or Default()
         check_precision(precision)
-        located = self._targets.locate(target)
+        located = self._targets.locate(target, deadline)
         if as_of is None and isinstance(target, SavedTarget):
             self._note_asked(target.name, located.id)
         warnings = self._targets.warnings(located)

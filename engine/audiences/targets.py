@@ -16,9 +16,10 @@ from engine.plan.compile import CompiledMilestone, compile_milestone
 from engine.plan.model import Plan, Universe, encode_step
 from engine.plan.tree import Account, AudienceResolver, JourneyTree, MilestoneKind, TreeMilestone
 from engine.resources.audiences import AudienceRecords
-from engine.resources.criteria import CriteriaCheck
+from engine.resources.criteria import CriteriaCheck, Prepared
 from engine.resources.milestone_tree import Forest, tree_milestone
 from engine.resources.names import Resource, check_name
+from engine.resources.planning import planned
 from engine.resources.records import Account as AccountRecord
 from engine.resources.records import Audience, Input, Journey, Milestone, account_of, journey_of
 from engine.resources.repository import Repository
@@ -96,9 +97,11 @@ class Targets:
             self._names.put(key, name, NAME_BYTES)
         return name
 
-    def locate(self, target: Target) -> Located:
-        """The milestone a target means. Raises NotFound, InvalidInput, FailedPrecondition."""
-        return self.saved(target.name) if isinstance(target, SavedTarget) else self.draft(target)
+    def locate(self, target: Target, deadline: float | None = None) -> Located:
+        """The milestone a target means. Raises NotFound, InvalidInput, FailedPrecondition,
+        DeadlineExceeded.
+        """
+        return self.saved(target.name) if isinstance(target, SavedTarget) else self.draft(target, deadline)
 
     def saved(self, name: str, field: str = "name") -> Located:
         """A saved milestone, by its own name or its audience's. Raises NotFound, InvalidInput."""
@@ -119,27 +122,34 @@ class Targets:
             return ()
         return self._criteria.warnings(located.tree).of(criterion, located.criteria_field)
 
-    def draft(self, draft: Draft) -> Located:
+    def draft(self, draft: Draft, deadline: float | None = None) -> Located:
         """A draft in its tree, as if it were saved. Raises NotFound, InvalidInput,
-        FailedPrecondition.
+        FailedPrecondition, DeadlineExceeded.
         """
         check_name(draft.journey, f"{DRAFT_FIELD}.journey", Resource.JOURNEY)
+        prepared = self._criteria.prepared([draft.criteria], DRAFT_CRITERIA, deadline)
+        plan = planned(
+            self._repository, account_of(draft.journey), lambda: self._checked_draft(draft, prepared)
+        )
         with self._repository.reading():
-            self._repository.get(Journey, draft.journey)
-            saved = self._forest.tree(draft.journey)
-            milestone = self._replacing(draft) if draft.replaces else self._added(draft, saved)
-            self._refuse_misfit(milestone)
-            if milestone.criterion is not None:
-                self._criteria.require(saved, milestone, milestone.criterion, DRAFT_CRITERIA)
-            tree = saved.with_draft(milestone)
-            account = account_of(draft.journey)
-            return Located(
-                account=self._forest.account(account),
-                tree=tree,
-                id=milestone.id,
-                resolver=self._forest.resolver(account, {tree.name: tree}),
-                criteria_field=DRAFT_CRITERIA,
-            )
+            return plan()
+
+    def _checked_draft(self, draft: Draft, prepared: Prepared) -> Located:
+        self._repository.get(Journey, draft.journey)
+        saved = self._forest.tree(draft.journey)
+        milestone = self._replacing(draft) if draft.replaces else self._added(draft, saved)
+        self._refuse_misfit(milestone)
+        if milestone.criterion is not None:
+            self._criteria.require(saved, milestone, milestone.criterion, DRAFT_CRITERIA, prepared)
+        tree = saved.with_draft(milestone)
+        account = account_of(draft.journey)
+        return Located(
+            account=self._forest.account(account),
+            tree=tree,
+            id=milestone.id,
+            resolver=self._forest.resolver(account, {tree.name: tree}),
+            criteria_field=DRAFT_CRITERIA,
+        )
 
     def _replacing(self, draft: Draft) -> TreeMilestone:
         field = f"{DRAFT_FIELD}.replaces"

@@ -16,6 +16,7 @@ from engine.checks.rows import (
     Fault,
     Times,
     attribute_count_fault,
+    built_in_fault,
     check_key,
     check_name,
     check_value,
@@ -115,6 +116,8 @@ def _found_of_users(
             yield from _key_fault("consents", name, consent.states.rows, count, limits)
     for name, rows in identities:
         yield from _key_fault("identities", name, rows, count, limits)
+    for column in columns.attributes:
+        yield from _fault_of_all(built_in_fault(column.name), column.rows, count)
     unset = [(column.name, column.rows) for column in columns.unset_attributes]
     attributes = [column.rows for column in columns.attributes] + [rows for _, rows in unset]
     yield from _attribute_count_faults(count, attributes, limits)
@@ -132,7 +135,11 @@ def _time_faults(times: npt.NDArray[np.int64]) -> _Found:
 
 def _key_fault(field: str, name: str, rows: Rows | None, count: int, limits: Limits) -> _Found:
     """The fault of rows that write an attribute of this name, when the name itself is invalid."""
-    fault = check_key(field, name, limits)
+    yield from _fault_of_all(check_key(field, name, limits), rows, count)
+
+
+def _fault_of_all(fault: Fault | None, rows: Rows | None, count: int) -> _Found:
+    """A fault of all of these rows (None = all of the batch)."""
     if fault is not None:
         has = np.ones(count if rows is None else len(rows), np.bool_)
         yield fault, _spread(has, rows, count)

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import NamedTuple, TypeAlias
 
 from engine.backends.base import EventRecord, UserRecord
+from engine.criteria.model import BUILT_IN_ATTRIBUTES
 from engine.limits import UPDATE_CONSENTS_MAX, UPDATE_IDENTITIES_MAX, Limits
 from engine.values import MICROS_PER_DAY, TIME_MAX_MICROS, TIME_MIN_MICROS, Kind, Micros, Value, kind_of
 
@@ -84,7 +85,17 @@ def check_user(record: UserRecord, times: Times, limits: Limits) -> Fault | None
         fault = check_key("consents" if field == "regulation" else field, name, limits)
         if fault is not None:
             return fault
+    for key, value in record.attributes.items():
+        if value is not None and (fault := built_in_fault(key)) is not None:
+            return fault
     return _attributes_fault(record.attributes, limits)
+
+
+def built_in_fault(key: str) -> Fault | None:
+    """The fault of an attribute of users that no criteria can read, as its name means something built in."""
+    if key not in BUILT_IN_ATTRIBUTES:
+        return None
+    return "RESERVED_NAME", f"attributes[{key!r}]", "is built in: criteria would not see the value; rename it"
 
 
 def check_name(field: str, name: str, limits: Limits) -> Fault | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.errors import Violation
 from engine.limits import DEFAULT_LIMITS, Limits
@@ -14,6 +15,9 @@ from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Value
 CRITERIA_PATH = "criteria"
 """The field of a milestone that holds its criterion, and the root of the paths of its nodes."""
 
+
+NOT_POSITIVE = "must be longer than zero: a microsecond or more, finer digits are dropped"
+"""The fault of a duration."""
 
 INPUT_FORM = "accounts/{account}/workspaces/{workspace}/inputs/{input}"
 AUDIENCE_FORM = "accounts/{account}/audiences/{audience}"
@@ -31,6 +35,13 @@ class AudienceReference(enum.Enum):
     """It exists, but the same write deletes it."""
 
 
+class Finding(NamedTuple):
+    """What compiling a pattern has found: its cost in instructions, and its fault if it has one."""
+
+    instructions: int
+    fault: str | None = None
+
+
 def _no_milestone(_: str) -> str:
     return ""
 
@@ -46,6 +57,9 @@ class Context:
     `inputs` are all inputs of the account and `journey_inputs` those of the journey (resource names);
     `audience` resolves an audience name, `milestone_audience` gives the name of a milestone's audience, or ""
     when there is no such milestone; `root` is the path of the field that holds the criterion.
+
+    `patterns` are the findings about its patterns, by test. Nothing is said about a pattern without one: it
+    was checked before, or lies beyond the budget. None = `validate` compiles them.
     """
 
     inputs: frozenset[str]
@@ -54,11 +68,17 @@ class Context:
     milestone_audience: Callable[[str], str] = _no_milestone
     root: str = CRITERIA_PATH
     limits: Limits = DEFAULT_LIMITS
+    patterns: Mapping[object, Finding] | None = None
 
 
 def values_fault(most: int) -> str:
     """The fault of criteria with too many values."""
     return f"has more than {most:,} values in all its tests together, the most allowed"
+
+
+def instructions_fault(most: int) -> str:
+    """The fault of patterns that are too costly together."""
+    return f"has patterns that compile to more than {most:,} instructions together, the most allowed"
 
 
 @dataclass(slots=True)
@@ -69,6 +89,7 @@ class Faults:
     violations: list[Violation] = field(default_factory=list)
     node_count: int = 0
     value_count: int = 0
+    instruction_count: int = 0
 
     @property
     def limits(self) -> Limits:
@@ -124,6 +145,18 @@ class Faults:
         if before <= most < self.value_count:
             self.add(self.context.root, values_fault(most))
 
+    def check_pattern(self, path: str, test: object) -> None:
+        """Adds what was found about the pattern of a test. All of the criteria have a limit together."""
+        found = (self.context.patterns or {}).get(test)
+        if found is None:
+            return
+        if found.fault is not None:
+            self.add(path, found.fault)
+        before, most = self.instruction_count, self.limits.criteria_instructions_max
+        self.instruction_count += found.instructions
+        if before <= most < self.instruction_count:
+            self.add(self.context.root, instructions_fault(most))
+
     def check_value(self, path: str, value: Value) -> None:
         """Checks that a value could be stored: finite, not too long, in range."""
         if type(value) is float:
@@ -154,7 +187,7 @@ class Faults:
     def check_positive(self, path: str, duration: int) -> None:
         """Checks that a duration is longer than zero."""
         if duration <= 0:
-            self.add(path, "must be longer than zero")
+            self.add(path, NOT_POSITIVE)
 
 
 def _full_names(name: str, form: str) -> str:

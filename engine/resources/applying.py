@@ -7,7 +7,7 @@ other saved milestone is deleted with its audience, and any other milestone of t
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -19,7 +19,7 @@ from engine.errors import EtagMismatch, FailedPrecondition, InvalidInput, Violat
 from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, Limits
 from engine.plan.tree import JourneyTree, TreeMilestone, audiences_in
 from engine.resources.checks import display_name_faults, input_faults, refuse_if_any
-from engine.resources.criteria import CriteriaCheck
+from engine.resources.criteria import CriteriaCheck, Prepared
 from engine.resources.documents import DOCUMENT_FIELD, JourneyDocument, MilestoneDocument, Placed, placed
 from engine.resources.journeys import Changed
 from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone
@@ -143,15 +143,22 @@ class Applying:
         self._changed = changed
 
     def apply(
-        self, parent: str, document: JourneyDocument, etag: str = "", *, validate_only: bool = False
+        self,
+        parent: str,
+        document: JourneyDocument,
+        etag: str = "",
+        *,
+        validate_only: bool = False,
+        deadline: float | None = None,
     ) -> Applied:
         """Makes the journey what the document says, or changes nothing.
 
         Raises NotFound, EtagMismatch, InvalidInput with every fault, and FailedPrecondition when criteria of
-        other journeys name an audience that would be deleted.
+        other journeys name an audience that would be deleted. Raises DeadlineExceeded before anything is
+        written.
         """
         check_name(parent, "parent", Resource.ACCOUNT)
-        plan = planned(self._repository, parent, lambda: self._checked(parent, document, etag))
+        plan = self._planned(parent, document, etag, deadline)
         with self._repository.writing() as changes:
             outcome, tree = plan()
             made = tuple(outcome.changes())
@@ -162,15 +169,28 @@ class Applying:
         warnings = self._criteria.warnings(tree).of_all(outcome.criteria)
         return Applied(journey=journey, changes=made, warnings=warnings)
 
-    def applied(self, parent: str, document: JourneyDocument, etag: str = "") -> Edited:
+    def applied(
+        self, parent: str, document: JourneyDocument, etag: str = "", *, deadline: float | None = None
+    ) -> Edited:
         """What `apply` would make of the journey. Raises as it does."""
         check_name(parent, "parent", Resource.ACCOUNT)
+        plan = self._planned(parent, document, etag, deadline)
         with self._repository.reading():
-            outcome, tree = self._checked(parent, document, etag)
+            outcome, tree = plan()
         warnings = self._criteria.warnings(tree).of_all(outcome.criteria)
         return Edited(tree=tree, deleted=outcome.deleted_audiences, warnings=warnings)
 
-    def _checked(self, parent: str, document: JourneyDocument, etag: str) -> tuple[_Outcome, JourneyTree]:
+    def _planned(
+        self, parent: str, document: JourneyDocument, etag: str, deadline: float | None
+    ) -> Callable[[], tuple[_Outcome, JourneyTree]]:
+        prepared = self._criteria.prepared(
+            (each.milestone.criteria for each in placed(document)), DOCUMENT_FIELD, deadline
+        )
+        return planned(self._repository, parent, lambda: self._checked(parent, document, etag, prepared))
+
+    def _checked(
+        self, parent: str, document: JourneyDocument, etag: str, prepared: Prepared
+    ) -> tuple[_Outcome, JourneyTree]:
         """What the document asks for, without a fault."""
         self._repository.get(Account, parent)
         refuse_if_any(_shape_faults(document, self._limits))
@@ -178,7 +198,7 @@ class Applying:
         refuse_if_any(input_faults(self._repository, outcome.journey, DOCUMENT_FIELD))
         self._refuse_used_elsewhere(outcome)
         tree = self._tree(outcome)
-        self._refuse_faults(outcome, tree)
+        self._refuse_faults(outcome, tree, prepared)
         return outcome, tree
 
     def _outcome(self, parent: str, document: JourneyDocument, etag: str) -> _Outcome:
@@ -222,14 +242,14 @@ class Applying:
             ),
         )
 
-    def _refuse_faults(self, outcome: _Outcome, tree: JourneyTree) -> None:
+    def _refuse_faults(self, outcome: _Outcome, tree: JourneyTree, prepared: Prepared) -> None:
         """Raises InvalidInput with every fault of the criteria."""
         faults, deleted = Violations(), outcome.deleted_audiences
         for each in outcome.wanted:
             criteria, path = each.after.criteria, f"{each.path}.{CRITERIA_PATH}"
             if criteria is not None:
                 located = tree_milestone(each.after)
-                faults.extend(self._criteria.faults(tree, located, criteria, path, deleted=deleted))
+                faults.extend(self._criteria.faults(tree, located, criteria, path, prepared, deleted=deleted))
         if faults:
             raise InvalidInput(faults, reason="INVALID_CRITERIA")
 

@@ -20,7 +20,7 @@ from engine.resources.checks import (
     masked_values,
     refuse_if_any,
 )
-from engine.resources.criteria import CriteriaCheck
+from engine.resources.criteria import SAVED, CriteriaCheck
 from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone, with_audiences_renamed
 from engine.resources.names import Resource, check_name, chosen_or_made_id, made_id
 from engine.resources.paging import Page
@@ -254,5 +254,5 @@ class Journeys:
         for milestone in milestones:
             if milestone.criteria is not None:
                 located = tree_milestone(milestone)
-                for fault in self._criteria.faults(tree, located, milestone.criteria, CRITERIA_PATH):
+                for fault in self._criteria.faults(tree, located, milestone.criteria, CRITERIA_PATH, SAVED):
                     yield Violation("journey.inputs", f"{milestone.name}: {fault.field}: {fault.description}")

@@ -6,7 +6,7 @@ deleted together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, Limits
 from engine.plan.tree import JourneyTree
 from engine.resources.activation import LIVE_STATES
 from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
-from engine.resources.criteria import CriteriaCheck
+from engine.resources.criteria import CriteriaCheck, Prepared
 from engine.resources.journeys import Changed
 from engine.resources.milestone_tree import Forest, in_tree_order, tree_milestone
 from engine.resources.names import Resource, check_name, chosen_or_made_id, is_name, made_id
@@ -108,16 +108,25 @@ class Milestones:
     # --- creating -------------------------------------------------------------------------------------------
 
     def create_milestone(
-        self, parent: str, milestone_id: str, milestone: Milestone, request_id: str = ""
+        self,
+        parent: str,
+        milestone_id: str,
+        milestone: Milestone,
+        request_id: str = "",
+        *,
+        deadline: float | None = None,
     ) -> Written[Milestone]:
         """Creates a milestone and its audience after its siblings, before remaining users.
 
         Uses display name, parent, kind and criteria of `milestone`. Raises NotFound, AlreadyExists,
-        InvalidInput, FailedPrecondition.
+        InvalidInput, FailedPrecondition, and DeadlineExceeded before anything is written.
         """
         check_name(parent, "parent", Resource.JOURNEY)
+        prepared = self._criteria.prepared([milestone.criteria], CRITERIA_FIELD, deadline)
         plan = planned(
-            self._repository, account_of(parent), lambda: self._created(parent, milestone_id, milestone)
+            self._repository,
+            account_of(parent),
+            lambda: self._created(parent, milestone_id, milestone, prepared),
         )
         with self._repository.writing() as changes:
             created = self._requests.first_answer("create_milestone", parent, request_id, Milestone)
@@ -129,7 +138,7 @@ class Milestones:
         return Written(created, self._warnings(created))
 
     def _created(
-        self, parent: str, milestone_id: str, milestone: Milestone
+        self, parent: str, milestone_id: str, milestone: Milestone, prepared: Prepared
     ) -> tuple[Milestone, Sequence[Milestone]]:
         """The milestone to create, and its siblings."""
         self._repository.get(Journey, parent)
@@ -149,7 +158,7 @@ class Milestones:
             create_time=now,
             update_time=now,
         )
-        self._refuse_faults(created)
+        self._refuse_faults(created, prepared)
         return created, siblings
 
     def _put_created(self, changes: Changes, created: Milestone, siblings: Sequence[Milestone]) -> None:
@@ -187,11 +196,12 @@ class Milestones:
         if levels > JOURNEY_LEVELS_MAX:
             raise LimitExceeded(f"a journey can have {JOURNEY_LEVELS_MAX} levels of milestones at most")
 
-    def _refuse_faults(self, milestone: Milestone) -> None:
+    def _refuse_faults(self, milestone: Milestone, prepared: Prepared) -> None:
         refuse_if_any(display_name_faults(milestone.display_name, "milestone.display_name", self._limits))
         if milestone.criteria is not None:
             tree = self._forest.tree(journey_of(milestone.name))
-            self._criteria.require(tree, tree_milestone(milestone), milestone.criteria, CRITERIA_FIELD)
+            located = tree_milestone(milestone)
+            self._criteria.require(tree, located, milestone.criteria, CRITERIA_FIELD, prepared)
 
     def _warnings(self, milestone: Milestone) -> tuple[Warning, ...]:
         """The warnings about a milestone that was written; none once its journey is deleted."""
@@ -214,16 +224,17 @@ class Milestones:
     # --- changing -------------------------------------------------------------------------------------------
 
     def update_milestone(
-        self, record: Milestone, fields: Collection[str], etag: str = ""
+        self,
+        record: Milestone,
+        fields: Collection[str],
+        etag: str = "",
+        *,
+        deadline: float | None = None,
     ) -> Written[Milestone]:
         """Changes the named fields, `display_name` and `criteria`. Raises NotFound, EtagMismatch,
-        InvalidInput.
+        InvalidInput, and DeadlineExceeded before anything is written.
         """
-        check_name(record.name, "milestone.name", Resource.MILESTONE)
-        values = masked_values(record, fields, MILESTONE_FIELDS)
-        plan = planned(
-            self._repository, account_of(record.name), lambda: self._updated(record.name, values, etag)
-        )
+        plan = self._planned_update(record, fields, etag, deadline)
         with self._repository.writing() as changes:
             updated = plan()
             changes.put(updated)
@@ -231,13 +242,27 @@ class Milestones:
         self._changed(journey_of(record.name))
         return Written(updated, self._warnings(updated))
 
-    def _updated(self, name: str, values: Mapping[str, object], etag: str) -> Milestone:
+    def _planned_update(
+        self, record: Milestone, fields: Collection[str], etag: str, deadline: float | None
+    ) -> Callable[[], Milestone]:
+        check_name(record.name, "milestone.name", Resource.MILESTONE)
+        values = masked_values(record, fields, MILESTONE_FIELDS)
+        prepared = self._criteria.prepared(
+            [record.criteria if "criteria" in values else None], CRITERIA_FIELD, deadline
+        )
+        return planned(
+            self._repository,
+            account_of(record.name),
+            lambda: self._updated(record.name, values, etag, prepared),
+        )
+
+    def _updated(self, name: str, values: Mapping[str, object], etag: str, prepared: Prepared) -> Milestone:
         known = self._repository.get(Milestone, name)
         check_etag(known, etag)
         changed = _named(msgspec.structs.replace(known, **values, update_time=self._clock()))
         if "criteria" in values:
             _refuse_misfit(changed)
-        self._refuse_faults(changed)
+        self._refuse_faults(changed, prepared)
         return changed
 
     def move_milestone(self, name: str, position: int, etag: str = "") -> Milestone:
@@ -336,12 +361,18 @@ class Milestones:
 
     # --- previewing -----------------------------------------------------------------------------------------
 
-    def updated(self, record: Milestone, fields: Collection[str], etag: str = "") -> Edited:
+    def updated(
+        self,
+        record: Milestone,
+        fields: Collection[str],
+        etag: str = "",
+        *,
+        deadline: float | None = None,
+    ) -> Edited:
         """What `update_milestone` would make of the journey. Raises as it does."""
-        check_name(record.name, "milestone.name", Resource.MILESTONE)
-        values = masked_values(record, fields, MILESTONE_FIELDS)
+        plan = self._planned_update(record, fields, etag, deadline)
         with self._repository.reading():
-            after = tree_milestone(self._updated(record.name, values, etag))
+            after = tree_milestone(plan())
             tree = self._forest.tree(journey_of(record.name))
         others = (m for m in tree.milestones if m.id != after.id)
         edited = msgspec.structs.replace(tree, milestones=(*others, after))

@@ -19,7 +19,7 @@ from engine.resources.records import Account, Connection, Output, account_of
 from engine.resources.repository import Repository, prefix_of
 from engine.resources.requests import Requests
 from engine.resources.secret_keys import SecretKeys
-from engine.resources.targets import Target
+from engine.resources.targets import File, Target
 from engine.values import MICROS_PER_DAY, Micros
 
 OUTPUT_FIELDS = frozenset({"display_name", "target"})
@@ -115,7 +115,7 @@ class Outputs:
         # What cannot be read any more has to be given again: the faults say so.
         secrets = readable or {}
         target = target.with_secrets_of(known.target.revealed(secrets))
-        refuse_if_any(_target_faults(target))
+        refuse_if_any(_new_faults(target, known.target))
         values: dict[str, Any] = {"target": target.concealed()}
         given = target.secret_values()
         if readable is None or given != secrets:
@@ -199,6 +199,16 @@ def without_key(stored: Iterable[tuple[str, bytes]], keys: SecretKeys) -> tuple[
     prefix, decoder = prefix_of(Output), msgspec.msgpack.Decoder(Output)
     outputs = [decoder.decode(value) for key, value in stored if key.startswith(prefix)]
     return tuple(output.name for output in outputs if keys.decrypt(output.secrets) is None)
+
+
+def _new_faults(target: Target, known: Target) -> Iterable[Violation]:
+    """The faults of a target, but for those of the path of files that the output has already: it was made
+    under earlier rules.
+    """
+    faults = _target_faults(target)
+    if isinstance(target, File) and isinstance(known, File) and target.path == known.path:
+        return (fault for fault in faults if not fault.field.endswith(".path"))
+    return faults
 
 
 def _target_faults(target: Target) -> Iterable[Violation]:

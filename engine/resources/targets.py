@@ -36,6 +36,9 @@ from engine.limits import (
 from engine.resources.servers import NO_HOST, Server, is_host, server_of, servers_of
 from engine.values import MICROS_PER_SECOND, Micros
 
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Controls, line separators and bidirectional marks: a path with them reads as another one."""
+
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES_MIN = 24
 SECRET_BYTES_MAX = 64
@@ -357,8 +360,16 @@ class File(_Target, frozen=True, tag="file"):
 
     def _path_faults(self) -> Iterable[Violation]:
         path = PurePosixPath(self.path)
-        if not self.path or path.is_absolute() or ".." in path.parts or "\0" in self.path:
+        if not self.path:
+            yield self._fault("path", "is required: a relative path")
+        if path.is_absolute():
+            yield self._fault("path", "must be a relative path: without '/' at the beginning")
+        if ".." in path.parts:
             yield self._fault("path", "must be a relative path without '..'")
+        hidden = _HIDDEN.search(self.path)
+        if hidden is not None:
+            what = f"U+{ord(hidden[0]):04X}"
+            yield self._fault("path", f"must have no control characters and bidirectional marks, not {what}")
         yield from self._too_long("path", OUTPUT_PATH_BYTES_MAX)
         if len(path.parts) > OUTPUT_PATH_FOLDERS_MAX:
             yield self._fault(

@@ -50,6 +50,8 @@ class WireElements:
         known: dict[Any, _Parts] = {}
         self._parts = _parts_of(kind.DESCRIPTOR, known)
         repeated = {tag for parts in known.values() for tag, part in parts.items() if part.is_repeated}
+        self.nest = _nest(self._parts)
+        """Whether some message in it can hold one of its own kind."""
         self._tags = [_encoded(tag) for tag in sorted(repeated)]
 
     def are_too_many(self, data: bytes, elements_max: int = MESSAGE_ELEMENTS_MAX) -> bool:
@@ -119,6 +121,11 @@ def _parts_of(descriptor: Any, known: dict[Any, _Parts]) -> _Parts:
             elif field.is_repeated and field.type in _TEXTS:
                 parts[_tag(field)] = _Part(True, {})
     return parts
+
+
+def _nest(parts: _Parts, above: tuple[int, ...] = ()) -> bool:
+    """Whether a kind of message is met again inside itself; `above` are those that this one is in."""
+    return id(parts) in above or any(_nest(part.inside, (*above, id(parts))) for part in parts.values())
 
 
 def _tag(field: FieldDescriptor) -> int:

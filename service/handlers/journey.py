@@ -85,7 +85,11 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
     ) -> pb.CreateMilestoneResponse:
         record = convert.milestone_of_message(request.milestone, self._runtime.engine.limits)
         written = self._milestones.create_milestone(
-            request.parent, request.milestone_id, record, request.request_id
+            request.parent,
+            request.milestone_id,
+            record,
+            request.request_id,
+            deadline=self._runtime.deadline(context),
         )
         return pb.CreateMilestoneResponse(
             milestone=convert.milestone_message(written.record),
@@ -114,7 +118,9 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
     ) -> pb.UpdateMilestoneResponse:
         fields = masked_fields(request.milestone, request.update_mask, MILESTONE_FIELDS)
         record = convert.milestone_of_message(request.milestone, self._runtime.engine.limits)
-        written = self._milestones.update_milestone(record, fields, request.milestone.etag)
+        written = self._milestones.update_milestone(
+            record, fields, request.milestone.etag, deadline=self._runtime.deadline(context)
+        )
         return pb.UpdateMilestoneResponse(
             milestone=convert.milestone_message(written.record),
             revision=self._runtime.revision(),
@@ -143,6 +149,7 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
             convert.document_of_message(request.document, self._runtime.engine.limits),
             request.etag,
             validate_only=request.validate_only,
+            deadline=self._runtime.deadline(context),
         )
         return pb.ApplyJourneyResponse(
             journey=None if applied.journey is None else self._message(applied.journey),
@@ -158,11 +165,12 @@ class JourneyHandlers(journey_service_pb2_grpc.JourneyServiceServicer):
         self, request: pb.PreviewEditRequest, context: grpc.ServicerContext
     ) -> pb.PreviewEditResponse:
         engine, at_least = self._runtime.engine, self._runtime.at_least(request.at_least)
+        deadline = self._runtime.deadline(context)
         preview = engine.edit_previews.preview(
-            edited_by(engine, request),
+            edited_by(engine, request, deadline),
             as_of=optional_instant(request, "as_of"),
             at_least=at_least,
-            deadline=self._runtime.deadline(context),
+            deadline=deadline,
         )
         return pb.PreviewEditResponse(
             audiences=map(convert.edited_audience_message, preview.audiences),

@@ -16,9 +16,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from engine.errors import InvalidInput
-from engine.limits import MESSAGE_ELEMENTS_MAX
+from engine.limits import MESSAGE_ELEMENTS_MAX, Limits
 from service.methods import INGEST_METHODS
-from service.reading import too_large
+from service.reading import too_deep, too_large
 from service.web.json_faults import Fault, parse
 
 CONVERSION_THREADS = 2
@@ -58,8 +58,9 @@ CODECS = (Passing("proto"), Passing("json"))
 class Converter:
     """Converts the messages of methods."""
 
-    def __init__(self, message_bytes_max: int) -> None:
+    def __init__(self, message_bytes_max: int, limits: Limits) -> None:
         self._message_bytes_max = message_bytes_max
+        self._limits = limits
         self._threads = ThreadPoolExecutor(CONVERSION_THREADS, "web-json")
 
     async def request(self, body: Body, method: str, kind: type[Message]) -> bytes:
@@ -96,7 +97,7 @@ class Converter:
             parse(data, message)
             return message.SerializeToString()
         except RecursionError:
-            raise InvalidInput.one("request", "is nested too deeply") from None
+            raise InvalidInput.one("request", f"is {too_deep(self._limits)}") from None
         except Fault as fault:
             raise InvalidInput([fault.violation]) from None
 

@@ -66,7 +66,7 @@ class HttpListener:
         self.port: int = self._sockets[0].getsockname()[1]
         streams_max = config.streams_max + config.imports_max + config.exports_max + config.watchers_max
         self._calls = Calls(grpc_socket, streams_max)
-        self._converter = Converter(config.batch_bytes_max)
+        self._converter = Converter(config.batch_bytes_max, config.limits)
         guard = Guard(
             gate,
             calls_max=config.in_flight_max + streams_max,

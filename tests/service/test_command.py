@@ -148,6 +148,25 @@ def test_invalid_data_directory_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    below_a_link = tmp_path / "link"
+    below_a_link.symlink_to(below_a_link)
+    (tmp_path / "store" / "lock").mkdir(parents=True)
+    lock = tmp_path / "store" / "lock"
+    for directory, reason in (
+        (Path("/proc/nothing"), "No such file or directory"),
+        (lock.parent, f"{lock}: Is a directory"),
+        (below_a_link / "store", "Too many levels of symbolic links"),
+    ):
+        refused = run("--data-dir", str(directory), "--port", "0")
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1] == (
+            f"milepost: the data directory {directory} cannot be used: {reason};"
+            " choose another with --data-dir"
+        )
+        assert "Errno" not in refused.stderr
+
+
 def test_invalid_setting_is_refused() -> None:
     refused = run(MILEPOST_PORT="tcp://10.0.0.1:7443")
     assert (refused.returncode, refused.stdout) == (2, "")

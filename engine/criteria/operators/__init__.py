@@ -11,6 +11,7 @@ CONTRIBUTING.md lists what a new operator needs.
 from __future__ import annotations
 
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -78,11 +79,13 @@ MATCHER_CACHE_BYTES_MAX = 32 << 20
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _matchers: BoundedCache[bytes, Matcher] = BoundedCache("matchers", MATCHER_CACHE_BYTES_MAX)
+_held: WeakValueDictionary[bytes, Matcher] = WeakValueDictionary()
+"""Those that somebody uses, dropped from the cache or not."""
 _decoder: msgspec.msgpack.Decoder[ResolvedTest] = msgspec.msgpack.Decoder(ResolvedTest)
 
 
 def matcher_of(test: ResolvedTest) -> Matcher:
-    """The matcher of `test`, cached for equal tests.
+    """The matcher of `test`, one for equal tests while it is cached or used.
 
     Raises ValueError (BadPattern, BadVersion) for an operand that validation rejects.
     """
@@ -90,14 +93,20 @@ def matcher_of(test: ResolvedTest) -> Matcher:
     encoded = _encoder.encode(test)
     found = _matchers.get(encoded)
     if found is None:
-        found = _decoder.decode(encoded).matcher()
+        found = _held.get(encoded)
+        if found is None:
+            found = _held[encoded] = _decoder.decode(encoded).matcher()
         _matchers.put(encoded, found, held_bytes(len(encoded), test) + found.program_bytes)
     return found
 
 
 def kinds_passing(test: ResolvedTest) -> frozenset[Kind]:
-    """The kinds of value that can pass. Cheaper than a matcher, which may hold thousands of values."""
-    return equality.equal_kinds(test) if isinstance(test, Equals | In) else matcher_of(test).kinds
+    """The kinds of value that can pass. Cheaper than a matcher, which may hold thousands of values or a
+    compiled expression.
+    """
+    if isinstance(test, Equals | In):
+        return equality.equal_kinds(test)
+    return STRINGS if isinstance(test, Text | Semver | Near) else matcher_of(test).kinds
 
 
 def kinds_tested(test: ValueTest) -> frozenset[Kind]:

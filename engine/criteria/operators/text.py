@@ -17,14 +17,34 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import re2
 
-from engine.criteria.faults import Faults
-from engine.criteria.operators.base import JoinedSearch, Matcher, Texts, TimelessOperator, on_strings
+from engine.criteria.faults import Faults, Finding
+from engine.criteria.operators.base import (
+    JoinedSearch,
+    Matcher,
+    Texts,
+    TimelessOperator,
+    on_strings,
+)
 from engine.criteria.words import ignoring_case, quoted
+from engine.limits import Limits
 
 EXPRESSION_BYTES_MAX = 1 << 20
 """Memory of a compiled expression, in bytes. RE2 keeps the states it has met in it."""
 PROGRAM_BYTES_MAX = 2 * EXPRESSION_BYTES_MAX
 """Memory of both forms of an expression: for one string, and for many that are joined."""
+
+CLASS_INSTRUCTIONS = 200
+"""What reading a Unicode class of an expression counts for: it takes as long as compiling so many, a tenth of
+a millisecond.
+"""
+WILDCARD_INSTRUCTIONS = 12
+"""Instructions of a wildcard of a glob, at most."""
+TOO_LARGE_INSTRUCTIONS = EXPRESSION_BYTES_MAX // 16
+"""What an expression counts for that RE2 gives up: as many instructions as fit into the memory."""
+_TOO_LARGE = "pattern too large"
+"""What RE2 says about such an expression."""
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_CLASS_ESCAPES = ("p", "P")
 
 _WHOLE_STRING = re.compile(r"\\[AzCQ]|\(\?[a-zA-Z]*-[a-zA-Z]*m")
 """What may make an expression speak of the ends of all that is searched, or of single bytes: `\\A`, `\\z`,
@@ -72,30 +92,54 @@ class Text(TimelessOperator, frozen=True, tag="text"):
         """The field of the operator."""
         return self.op
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it runs on RE2."""
+        return self.op in ("glob", "matches")
+
     def check(self, faults: Faults, path: str) -> None:
-        """Checks that the pattern is not too long nor too costly, and that an expression is valid RE2."""
-        if self.op not in ("glob", "matches"):
+        """Checks that the pattern is not too long, and what compiling it has found."""
+        if not self.is_compiled:
             faults.check_string(path, self.pattern)
             return
-        limits = faults.limits
+        misshapen = self._misshapen(faults.limits)
+        if misshapen is not None:
+            faults.add(path, misshapen)
+            return
+        faults.check_pattern(path, self)
+
+    def _misshapen(self, limits: Limits) -> str | None:
+        """What is wrong with a pattern by its length and its parts. It is not compiled then."""
         if len(self.pattern.encode()) > limits.pattern_bytes_max:
-            faults.add(path, f"is longer than {limits.pattern_bytes_max} bytes")
-            return
-        wildcards = len(_GLOB_WILDCARD.findall(self.pattern)) if self.op == "glob" else 0
-        if wildcards > limits.glob_wildcards_max:
-            faults.add(path, f"has {wildcards} wildcards; at most {limits.glob_wildcards_max} are allowed")
-            return
+            return f"is longer than {limits.pattern_bytes_max} bytes"
+        if self.op == "glob":
+            wildcards, most = len(_GLOB_WILDCARD.findall(self.pattern)), limits.glob_wildcards_max
+            what = "wildcards"
+        else:
+            wildcards, most = _unicode_classes(self.pattern), limits.expression_classes_max
+            what = "Unicode classes"
+        return f"has {wildcards} {what}; at most {most} are allowed" if wildcards > most else None
+
+    def finding(self, limits: Limits) -> Finding | None:
+        """The cost of a pattern, and its fault. An expression is compiled for that. None: it never is."""
+        if not self.is_compiled or self._misshapen(limits) is not None:
+            return None
+        read = len(self.pattern.encode())
+        if self.op == "glob":
+            return Finding(read + WILDCARD_INSTRUCTIONS * len(_GLOB_WILDCARD.findall(self.pattern)))
+        read += CLASS_INSTRUCTIONS * _unicode_classes(self.pattern)
         try:
-            size = _program_size(self)
+            size: int = _compiled(self.pattern, ignore_case=self.ignore_case).programsize
         except BadPattern as error:
-            faults.add(path, f"is not a valid RE2 expression: {error}")
-            return
-        if size > limits.expression_instructions_max:
-            faults.add(
-                path,
-                f"compiles to {size} instructions; at most {limits.expression_instructions_max} are allowed: "
-                "use smaller repetitions",
-            )
+            cost = max(read, TOO_LARGE_INSTRUCTIONS) if str(error).startswith(_TOO_LARGE) else read
+            return Finding(cost, f"is not a valid RE2 expression: {error}")
+        most = limits.expression_instructions_max
+        fault = (
+            f"compiles to {size} instructions; at most {most} are allowed: use smaller repetitions"
+            if size > most
+            else None
+        )
+        return Finding(max(read, size), fault)
 
     def matcher(self) -> Matcher:
         """Passes strings that match the pattern. Raises BadPattern."""
@@ -173,12 +217,8 @@ def _glob_body(pattern: str) -> str:
     return "".join(_GLOB_WILDCARDS.get(part) or re2.escape(part) for part in pattern)
 
 
-def _program_size(test: Text) -> int:
-    """Instructions of an expression: the work for each byte of a string at worst. 0: no expression."""
-    if test.op != "matches":
-        return 0
-    size: int = _compiled(test.pattern, ignore_case=test.ignore_case).programsize
-    return size
+def _unicode_classes(expression: str) -> int:
+    return sum(escaped in _CLASS_ESCAPES for escaped in _ESCAPED.findall(expression))
 
 
 def _compiled(pattern: str, *, ignore_case: bool, within_lines: bool = False) -> Any:

@@ -9,7 +9,7 @@ checks its own operands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.criteria.faults import AudienceReference as AudienceReference
 from engine.criteria.faults import Context as Context
@@ -31,6 +31,7 @@ from engine.criteria.model import (
     UserAttribute,
 )
 from engine.criteria.operators import ANY_KIND, TIMES, check_test
+from engine.criteria.patterns import findings
 from engine.criteria.validation.events import check_event, check_sequence
 from engine.criteria.visitor import CriterionVisitor
 from engine.errors import Violation
@@ -44,6 +45,8 @@ _BUILT_IN_KINDS = {FIRST_SEEN: TIMES, LAST_SEEN: TIMES, USER_ID: _STRINGS}
 
 def validate(criterion: Criterion, context: Context) -> tuple[Violation, ...]:
     """All faults of the criterion, in reading order."""
+    if context.patterns is None:
+        context = replace(context, patterns=findings([criterion], context.limits))
     faults = Faults(context)
     _Validation(faults).check(criterion, context.root, 1)
     nodes_max = context.limits.criteria_nodes_max

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.criteria.faults import Faults
+from engine.criteria.faults import NOT_POSITIVE, Faults
 from engine.criteria.model import (
     BetweenAgo,
     Calendar,
@@ -99,7 +99,7 @@ def _check_between_ago(faults: Faults, path: str, window: BetweenAgo) -> None:
     if window.to < 0:
         faults.add(f"{path}.to", "must not be negative")
     if window.from_ <= 0:
-        faults.add(f"{path}.from", "must be longer than zero")
+        faults.add(f"{path}.from", NOT_POSITIVE)
     elif window.from_ <= window.to:
         faults.add(path, "is empty: from must be longer ago than to")
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from engine.criteria.faults import NOT_POSITIVE
 from engine.criteria.model import (
     Aggregate,
     AllOf,
@@ -113,11 +114,11 @@ def test_a_sound_test_on_a_value(test: ValueTest) -> None:
 
 
 WINDOWS: list[tuple[Window, str, str]] = [
-    (Last(duration=0), "last", "must be longer than zero"),
-    (Last(duration=-5), "last", "must be longer than zero"),
+    (Last(duration=0), "last", NOT_POSITIVE),
+    (Last(duration=-5), "last", NOT_POSITIVE),
     (BetweenAgo(from_=5, to=5), "between_ago", "is empty: from must be longer ago than to"),
     (BetweenAgo(from_=5, to=-1), "between_ago.to", "must not be negative"),
-    (BetweenAgo(from_=0, to=0), "between_ago.from", "must be longer than zero"),
+    (BetweenAgo(from_=0, to=0), "between_ago.from", NOT_POSITIVE),
     (Range(start=7, end=7), "range", "is empty: start must be before end"),
     (Range(start=TIME_MAX_MICROS + 1), "range.start", "must lie in the years 1 to 9999"),
     (Calendar(unit=CalendarUnit.DAY, count=0), "calendar.count", "must lie between 1 and 100000"),
@@ -217,7 +218,7 @@ def test_impossible_test_does_not_fit() -> None:
         (Identity(type="", test=Exists()), "identity.type", "must not be empty"),
         (Sequence(steps=()), "sequence.steps", "must not be empty"),
         (Sequence(steps=(Step(),) * 21), "sequence.steps", "has 21 steps; at most 20 are allowed"),
-        (Sequence(steps=(Step(),), within=0), "sequence.within", "must be longer than zero"),
+        (Sequence(steps=(Step(),), within=0), "sequence.within", NOT_POSITIVE),
         (
             Audience(name="who"),
             "audience.name",

@@ -7,6 +7,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, LimitExceeded, NotFound
@@ -54,6 +55,25 @@ def test_invalid_outputs_are_refused(site: Site, target: Target, fields: list[st
     with pytest.raises(InvalidInput) as refused:
         site.engine.connections.create_output(ACCOUNT, "out", record)
     assert [v.field for v in refused.value.violations] == fields
+
+
+def test_an_output_keeps_a_path_that_would_be_refused_now(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "exports\u202e"
+    with monkeypatch.context() as patch:
+        patch.setattr(File, "_path_faults", lambda _: ())
+        created = site.engine.connections.create_output(ACCOUNT, "old", Output(name="", target=File(old)))
+    larger = msgspec.structs.replace(created, target=File(old, max_bytes=65_536))
+    updated = site.engine.connections.update_output(larger, {"target"})
+    assert updated.target == File(old, max_bytes=65_536)
+    for path in (f"more{old}", "a\nb"):
+        moved = msgspec.structs.replace(created, target=File(path))
+        with pytest.raises(InvalidInput, match="bidirectional marks"):
+            site.engine.connections.update_output(moved, {"target"})
+    too_small = msgspec.structs.replace(created, target=File(old, max_bytes=1))
+    with pytest.raises(InvalidInput, match="65536 to"):
+        site.engine.connections.update_output(too_small, {"target"})
 
 
 def test_output_with_connections_is_not_deleted(site: Site) -> None:

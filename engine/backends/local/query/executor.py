@@ -141,6 +141,10 @@ class Executor:
             self._names_version = version
         return version
 
+    def has_bound(self, plan: Plan, encoded: bytes | None) -> bool:
+        """Whether the plan, by its encoding, or one of its template (None) is bound. Needs no lock."""
+        return self._templates.has(id(plan.roots)) if encoded is None else self._bound.has(encoded)
+
     def renewed(self, plan: BoundPlan, read: Read) -> BoundPlan:
         """The plan as it is bound now: users that change may have brought new names."""
         if plan.version == self._names.version:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from contextlib import nullcontext
+from typing import NamedTuple, TypeVar, cast
 
 from engine.backends.base import (
     Answer,
@@ -21,6 +22,7 @@ from engine.backends.base import (
 )
 from engine.backends.local.account.account import Account
 from engine.backends.local.query.bound_plan import BoundPlan
+from engine.backends.local.query.compiled_patterns import compiled_patterns
 from engine.backends.local.query.executor import Executor
 from engine.backends.local.roles.open_store import AccountForgotten, OpenStore
 from engine.backends.local.settings import LocalSettings
@@ -31,6 +33,14 @@ from engine.plan.model import Plan
 from engine.values import PARTITION_COUNT
 
 A = TypeVar("A")
+
+
+class _Binding(NamedTuple):
+    """How a plan is bound, with the state lock."""
+
+    bind: Callable[[Account, Read], BoundPlan]
+    is_kept: bool
+    """Whether it is bound already."""
 
 
 class Plans(OpenStore[Account]):
@@ -69,8 +79,8 @@ class Plans(OpenStore[Account]):
             found = self._one_user(plan, ask.user_ids[0], min_revision, deadline)
             if found is not None:
                 return cast(Answer, found)
-        bind = self._binding_template(plan) if isinstance(ask, Contains) else self._binding(plan)
-        return cast(Answer, self._answered(plan, bind, answer, nobody, min_revision, deadline))
+        binding = self._binding_template(plan) if isinstance(ask, Contains) else self._binding(plan)
+        return cast(Answer, self._answered(plan, binding, answer, nobody, min_revision, deadline))
 
     def _one_user(
         self, plan: Plan, user_id: str, min_revision: int, deadline: float | None
@@ -111,18 +121,24 @@ class Plans(OpenStore[Account]):
 
         return self._answered(plan, self._binding(plan), answer, nobody, min_revision, deadline)
 
-    def _binding(self, plan: Plan) -> Callable[[Account, Read], BoundPlan]:
+    def _binding(self, plan: Plan) -> _Binding:
         """How the plan is bound. What takes long for a long plan and needs no lock is done at once."""
         encoded = plan.encode()
-        return lambda account, read: self._executor.bind(plan, encoded, account, read)
+        return _Binding(
+            lambda account, read: self._executor.bind(plan, encoded, account, read),
+            is_kept=self._executor.has_bound(plan, encoded),
+        )
 
-    def _binding_template(self, plan: Plan) -> Callable[[Account, Read], BoundPlan]:
-        return lambda account, read: self._executor.bind_template(plan, account, read)
+    def _binding_template(self, plan: Plan) -> _Binding:
+        return _Binding(
+            lambda account, read: self._executor.bind_template(plan, account, read),
+            is_kept=self._executor.has_bound(plan, None),
+        )
 
     def _answered(
         self,
         plan: Plan,
-        bind: Callable[[Account, Read], BoundPlan],
+        binding: _Binding,
         answer: Callable[[BoundPlan, int, Read], A],
         nobody: Callable[[int], A],
         min_revision: int,
@@ -133,11 +149,14 @@ class Plans(OpenStore[Account]):
         """
         self._await(min_revision, deadline)
         try:
-            with self._read(deadline, plan.account) as (account, read):
+            with (
+                nullcontext() if binding.is_kept else compiled_patterns(plan, deadline),
+                self._read(deadline, plan.account) as (account, read),
+            ):
                 revision = self._state.position
                 if account is None:
                     return nobody(revision)
-                return answer(bind(account, read), revision, read)
+                return answer(binding.bind(account, read), revision, read)
         except AccountForgotten:
             return nobody(self._state.position)
 
