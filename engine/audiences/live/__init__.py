@@ -235,8 +235,8 @@ class Live:
         self._refresh_many(self.due, TimeShares(), now)
 
     def refresh_timely(self, account_s_max: float = ACCOUNT_S_MAX) -> None:
-        """As `refresh_all`, over the accounts that are not refreshed aside. One that takes longer than this (in
-        seconds) is refreshed aside from now on.
+        """As `refresh_all`, over the accounts that are not refreshed aside. One that takes longer, in
+        seconds, is refreshed aside from now on.
         """
         shares = TimeShares(account_s_max, self._stopping.is_set)
         self._refresh_many(lambda: self.due(lambda account: account not in self._aside), shares)
