@@ -3,7 +3,8 @@
     python -m tests.engine.backends.clickhouse.campaign --worlds 5000 --seed 7
     python -m tests.engine.backends.clickhouse.campaign --shards 2 --replicas 2 --jobs 2
 
-World n of a seed is the same on every machine. Stops at the first difference and exits with 1.
+World n of a seed is the same on every machine. Attributes keep the columns that an earlier world of the same
+database gave them: begin with the first of its `WORLDS_PER_DATABASE` to play one again. Stops at the first difference and exits with 1.
 """
 
 from __future__ import annotations
