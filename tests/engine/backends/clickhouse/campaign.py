@@ -4,7 +4,8 @@
     python -m tests.engine.backends.clickhouse.campaign --shards 2 --replicas 2 --jobs 2
 
 World n of a seed is the same on every machine. Attributes keep the columns that an earlier world of the same
-database gave them: begin with the first of its `WORLDS_PER_DATABASE` to play one again. Stops at the first difference and exits with 1.
+database gave them: begin with the first of its `WORLDS_PER_DATABASE` to play one again. Stops at the first
+difference and exits with 1.
 """
 
 from __future__ import annotations
