@@ -139,6 +139,7 @@ def _add_cluster(tables: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cluster.add_argument("--events", type=int, default=20_000_000)
     cluster.add_argument("--only-failovers", action="store_true", help="only the time after a killed server")
     cluster.add_argument("--only-mapped", action="store_true", help="only events in a table of others")
+    cluster.add_argument("--only-promoted", action="store_true", help="only columns of event attributes")
 
 
 def _add_watchers(tables: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -225,14 +226,17 @@ def _criteria(options: argparse.Namespace, console: Console) -> None:
 
 
 def _cluster(options: argparse.Namespace, console: Console) -> None:
-    from tests.bench import cluster, cluster_costs, cluster_mapped, synthetic
+    from tests.bench import cluster, cluster_costs, cluster_mapped, cluster_promoted, synthetic
 
-    scale = synthetic.Scale(users=options.users, events=options.events)
-    if not options.only_failovers:
-        if not options.only_mapped:
-            cluster.run(scale, console, cluster_costs.run)
+    only = options.only_mapped or options.only_promoted or options.only_failovers
+    if not only:
+        scale = synthetic.Scale(users=options.users, events=options.events)
+        cluster.run(scale, console, cluster_costs.run)
+    if options.only_mapped or not only:
         cluster_mapped.run(console)
-    if options.only_mapped:
+    if options.only_promoted or not only:
+        cluster_promoted.run(options.events, console)
+    if only and not options.only_failovers:
         return
     with tempfile.TemporaryDirectory(prefix="cluster-") as directory:
         cluster_costs.failovers(Path(directory), console)

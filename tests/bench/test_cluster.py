@@ -9,7 +9,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tests.bench import cluster_mapped, synthetic
+from tests.bench import cluster_mapped, cluster_promoted, synthetic
 from tests.bench.cluster import BY_HAND, run
 from tests.engine.backends.clickhouse.servers import reason_without_cluster
 
@@ -29,3 +29,14 @@ def test_events_in_a_table_of_others_have_their_costs(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cluster_mapped, "USERS", 100)
     costs = cluster_mapped.run(Console(file=io.StringIO()))
     assert len(costs) == 23
+
+
+def test_columns_of_event_attributes_have_their_savings() -> None:
+    """Both tables give the same answers, or it raises."""
+    if reason := reason_without_cluster():
+        pytest.skip(reason)
+    saved = cluster_promoted.run(20_000, Console(file=io.StringIO()))
+    assert len(saved) == 14
+    assert all(0 < each.users < 1_000 for each in saved)
+    by_attribute = [each for each in saved if each.form != "count, no where"]
+    assert all(each.column_bytes < each.map_bytes for each in by_attribute)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 
 from engine.backends.base import Appended, Capabilities, EventRecord, Profile, Record, Role
 from engine.backends.clickhouse.cluster import Cluster
@@ -26,7 +26,7 @@ from engine.backends.clickhouse.mapped import (
 )
 from engine.backends.clickhouse.query.compiler import counted
 from engine.backends.clickhouse.query.mapped import from_events
-from engine.backends.clickhouse.settings import ClickHouseSettings
+from engine.backends.clickhouse.settings import ClickHouseSettings, checked_promoted
 from engine.backends.clickhouse.tables import DEDUPLICATED_INSERTS, EVENTS
 from engine.backends.clickhouse.view import View
 from engine.backends.local.roles.lifetime import Lifetime
@@ -73,6 +73,7 @@ class ClickHouseBackend(
         maintenance_s: float,
         base_writes_min: int,
         follow_s: float,
+        promoted: Collection[str] = (),
     ) -> None:
         """Use `open`."""
         self._maintenance_s, self._follow_s = maintenance_s, follow_s
@@ -80,7 +81,7 @@ class ClickHouseBackend(
         self._excluded: list[View] = []
         """Rows to remove, by account, once the views that had begun by then are not used any more."""
         self._views_begun = 0
-        self._connect(cluster, store)
+        self._connect(cluster, store, promoted)
         super().__init__(store, settings, clock)
         self._bases = BaseBuilder(
             cluster,
@@ -108,6 +109,7 @@ class ClickHouseBackend(
         the gateway are damaged.
         """
         settings = settings or ClickHouseSettings()
+        promoted = checked_promoted(settings.promoted_attributes)
         store = Store.open(location.gateway, map_bytes=settings.map_bytes)
         cluster = cluster_at(location, read_owner(store.index))
         try:
@@ -119,6 +121,7 @@ class ClickHouseBackend(
                 settings.maintenance_s,
                 settings.base_writes_min,
                 settings.follow_s,
+                promoted,
             )
         except BaseException:
             cluster.close()

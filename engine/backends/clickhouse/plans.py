@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
@@ -62,9 +62,13 @@ EDGE_STRINGS_MAX = 10_000
 class Plans:
     """Answers questions about plans. Each user is decided from the rows of one view."""
 
-    def __init__(self, cluster: Cluster, uses: FactUses | None = None) -> None:
-        """`uses` counts what is asked over many users."""
-        self._cluster = cluster
+    def __init__(
+        self, cluster: Cluster, uses: FactUses | None = None, promoted: Collection[str] = ()
+    ) -> None:
+        """`uses` counts what is asked over many users. `promoted` are the event attributes that have columns
+        of their own on all servers that are read.
+        """
+        self._cluster, self._promoted = cluster, promoted
         self._uses = uses or FactUses()
 
     def execute(
@@ -82,7 +86,7 @@ class Plans:
             view = msgspec.structs.replace(view, base=None)
         else:
             self._uses.note(plan)
-        question = _Question(self._cluster, view, plan, partitions, deadline)
+        question = self._question(view, plan, partitions, deadline)
         answer: object
         match ask:
             case Count():
@@ -100,7 +104,7 @@ class Plans:
     ) -> dict[int, list[int]]:
         """The size of each root in each of these partitions that has users."""
         self._uses.note(plan)
-        return _Question(self._cluster, view, plan, partitions, deadline).sizes_by_partition()
+        return self._question(view, plan, partitions, deadline).sizes_by_partition()
 
     def flags(
         self, view: View, plan: Plan, partitions: PartitionSet = None, deadline: float | None = None
@@ -109,24 +113,35 @@ class Plans:
         read by one statement.
         """
         self._uses.note(plan)
-        return _Question(self._cluster, view, plan, partitions, deadline).flags()
+        return self._question(view, plan, partitions, deadline).flags()
+
+    def _question(
+        self, view: View, plan: Plan, partitions: PartitionSet, deadline: float | None
+    ) -> _Question:
+        return _Question(self._cluster, view, plan, partitions, deadline, self._promoted)
 
 
 class _Question:
     """One plan over one view."""
 
     def __init__(
-        self, cluster: Cluster, view: View, plan: Plan, partitions: PartitionSet, deadline: float | None
+        self,
+        cluster: Cluster,
+        view: View,
+        plan: Plan,
+        partitions: PartitionSet,
+        deadline: float | None,
+        promoted: Collection[str],
     ) -> None:
         self._cluster, self._view, self._plan = cluster, view, plan
         self._partitions = None if partitions is None else sorted(set(partitions))
         self._deadline = deadline
         self._folding = cluster.folding()
         self._passing: EdgePassing = {}
-        self._compiled = compile_plan(plan, view, self._folding)
+        self._compiled = compile_plan(plan, view, self._folding, promoted=promoted)
         if self._compiled.edges:
             self._passing = self._decide_edges(self._compiled.edges)
-            self._compiled = compile_plan(plan, view, self._folding, self._passing)
+            self._compiled = compile_plan(plan, view, self._folding, self._passing, promoted)
         self._flags_of_patterns: dict[int, tuple[bool, ...]] = {}
         self._bit_of_step = {leaf.step: leaf.bit for leaf in self._compiled.leaves}
 

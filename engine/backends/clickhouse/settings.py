@@ -16,10 +16,32 @@ from engine.backends.local.settings import (
 )
 from engine.backends.local.storage.environment import MAP_BYTES_DEFAULT
 from engine.backends.settings import Setting
+from engine.checks import is_longer
+from engine.errors import InvalidInput
+from engine.limits import NAME_BYTES_MAX
 
 MAINTENANCE_S = 1.0
 FOLLOW_S = 1.0
 BASE_WRITES_MIN = 100_000
+
+
+PROMOTED_MAX = 32
+"""Event attributes with columns of their own."""
+
+
+def checked_promoted(keys: str) -> tuple[str, ...]:
+    """The keys of a list with commas, each once. Raises InvalidInput when one is too long, or there are too
+    many.
+    """
+    found = tuple(dict.fromkeys(filter(None, map(str.strip, keys.split(",")))))
+    if len(found) > PROMOTED_MAX:
+        raise InvalidInput.one(
+            "promoted_attributes", f"names {len(found)} attributes; at most {PROMOTED_MAX} are allowed"
+        )
+    for key in found:
+        if is_longer(key, NAME_BYTES_MAX):
+            raise InvalidInput.one("promoted_attributes", f"{key!r} is longer than {NAME_BYTES_MAX} bytes")
+    return found
 
 
 class ClickHouseSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +58,13 @@ class ClickHouseSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Setting("Interval between looks at tables that are mapped as events of an input, in seconds.", 0.01),
     ] = FOLLOW_S
+    promoted_attributes: Annotated[
+        str,
+        Setting(
+            "Keys of event attributes that get columns of their own, separated by commas: questions about"
+            " them take less work, and events more disk."
+        ),
+    ] = ""
     base_writes_min: int = BASE_WRITES_MIN
     """Writes of an account since its base, or since it began, before it gets one. The rows of so few are
     grouped in some hundredths of a second.

@@ -8,11 +8,14 @@ wins when it is read, and rows that do not count any more stay until they are sw
 (`bases.py`). A statement decides users without later rows from it, without grouping. `bases` has the bases
 that are complete on a server.
 
+Event attributes that are *promoted* have columns of their own in `events` beside the maps.
+
 `ids` says what ids in tables of others mean (`mapped.py`): whose they are, and from which row on they count.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import msgspec
@@ -61,6 +64,9 @@ HOT_MAX = 8
 are in maps, of which a statement reads all keys.
 """
 
+PROMOTED = "promoted_"
+"""What the columns of event attributes begin with."""
+
 DEDUPLICATED_INSERTS = 10_000
 """Latest inserts of a table whose tokens a server remembers: one sent again adds nothing."""
 
@@ -73,6 +79,36 @@ def consent_key(regulation: str, purpose: str) -> str:
 def fact_name(place: str, key: str) -> str:
     """The key of a fact in the maps of `profiles`."""
     return f"{place}\0{key}"
+
+
+VALUES = ("kind", "string", "number", "whole", "list")
+"""The columns that have a value of any kind, after a prefix."""
+
+
+def promoted_prefix(key: str) -> str:
+    """What the columns of an event attribute begin with: keys are longer than names may be."""
+    return f"{PROMOTED}{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}_"
+
+
+def promotion(key: str) -> str:
+    """The changes to `events` that give an attribute columns of its own. A server computes them from the maps
+    for rows that it had before, so they hold in each row from the beginning.
+    """
+    prefix, literal = promoted_prefix(key), text(key)
+    kinds = (f"mapContains({VALUE_COLUMNS[kind]}, {literal}), {int(kind)}" for kind in VALUE_COLUMNS)
+    bools, times = (f"{VALUE_COLUMNS[kind]}[{literal}]" for kind in (Kind.BOOL, Kind.TIME))
+    is_bool = f"mapContains({VALUE_COLUMNS[Kind.BOOL]}, {literal})"
+    columns = {
+        "kind": ("UInt8", f"multiIf({', '.join(kinds)}, {UNSET})"),
+        "string": ("String", f"{VALUE_COLUMNS[Kind.STRING]}[{literal}]"),
+        "number": ("Float64", f"{VALUE_COLUMNS[Kind.NUMBER]}[{literal}]"),
+        "whole": ("Int64", f"if({is_bool}, toInt64({bools}), {times})"),
+        "list": ("Array(String)", f"{VALUE_COLUMNS[Kind.LIST]}[{literal}]"),
+    }
+    return ", ".join(
+        f"ADD COLUMN IF NOT EXISTS {prefix}{value} {type_} MATERIALIZED {expression} CODEC(ZSTD(1))"
+        for value, (type_, expression) in columns.items()
+    )
 
 
 def quoted(name: str) -> str:

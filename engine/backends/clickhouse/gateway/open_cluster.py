@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from engine.backends.clickhouse.cluster import Cluster
@@ -15,6 +15,7 @@ from engine.backends.clickhouse.gateway.location import Location
 from engine.backends.clickhouse.gateway.owner import Owner, check_rows, claim, delete_leftovers, own
 from engine.backends.clickhouse.gateway.profiles import Profiles
 from engine.backends.clickhouse.gateway.sharing_writer import SharingWriter
+from engine.backends.clickhouse.migrations import promote
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.server import Server
 from engine.backends.clickhouse.view import View
@@ -39,11 +40,13 @@ def cluster_at(location: Location, owner: Owner | None = None) -> Cluster:
 class OpenCluster(OpenStore[ClusterPeople]):
     """An open store whose rows are in a cluster. Each role adds its methods."""
 
-    def _connect(self, cluster: Cluster, store: Store) -> None:
-        """Says where the rows are. Called before the store is opened."""
-        self._cluster = cluster
+    def _connect(self, cluster: Cluster, store: Store, promoted: Collection[str]) -> None:
+        """Says where the rows are, and which event attributes get columns of their own. Called before the
+        store is opened.
+        """
+        self._cluster, self._promoted = cluster, promoted
         self._fact_uses = FactUses()
-        self._plans = Plans(cluster, self._fact_uses)
+        self._plans = Plans(cluster, self._fact_uses, promoted)
         self._profiles = Profiles(cluster)
         self._kept = KeptEntries(store.index)
         self._owner = Owner(store.store_id, len(cluster.shards))
@@ -81,6 +84,7 @@ class OpenCluster(OpenStore[ClusterPeople]):
                 try:
                     replica.server.check_alive()
                     claim(replica.server, self._owner, shard.number, is_new=is_new or behind.get(name) == 0)
+                    promote(replica.server, self._promoted)
                     delete_leftovers(self._store.index, replica.server)
                     check_rows(replica.server, newest)
                 except StoreUnavailable as error:
@@ -109,6 +113,7 @@ class OpenCluster(OpenStore[ClusterPeople]):
                 revision = self._rows.behind.get(replica.server.address.name)
                 if revision is not None and replica.server.is_alive():
                     claim(replica.server, self._owner, shard.number, is_new=revision == 0)
+                    promote(replica.server, self._promoted)
                     delete_leftovers(self._store.index, replica.server)
 
     @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.backends.clickhouse.query.literals import FALSE, TRUE, any_of, text, texts
-from engine.backends.clickhouse.tables import VALUE_COLUMNS, fact_name
+from engine.backends.clickhouse.tables import VALUE_COLUMNS, fact_name, promoted_prefix
 from engine.backends.clickhouse.view import Base
 from engine.values import Kind
 
@@ -44,21 +45,28 @@ class Cell:
         return f"arrayConcat({alone}, if({self.list.there}, {self.list.value}, {texts([])}))"
 
 
-FACT = Cell(
-    string=Slot(f"kind = {int(Kind.STRING)}", "string"),
-    number=Slot(f"kind = {int(Kind.NUMBER)}", "number"),
-    bool=Slot(f"kind = {int(Kind.BOOL)}", "whole"),
-    time=Slot(f"kind = {int(Kind.TIME)}", "whole"),
-    list=Slot(f"kind = {int(Kind.LIST)}", "list"),
-)
+def _in_columns(prefix: str) -> Cell:
+    """A value of any kind in columns."""
+    return Cell(
+        string=Slot(f"{prefix}kind = {int(Kind.STRING)}", f"{prefix}string"),
+        number=Slot(f"{prefix}kind = {int(Kind.NUMBER)}", f"{prefix}number"),
+        bool=Slot(f"{prefix}kind = {int(Kind.BOOL)}", f"{prefix}whole"),
+        time=Slot(f"{prefix}kind = {int(Kind.TIME)}", f"{prefix}whole"),
+        list=Slot(f"{prefix}kind = {int(Kind.LIST)}", f"{prefix}list"),
+    )
+
+
+FACT = _in_columns("")
 """The value of a row of `facts`."""
 
 USER_ID = Cell(string=Slot(TRUE, "user"))
 """The user's own id."""
 
 
-def event_attribute(key: str) -> Cell:
-    """An attribute of a row of `events`."""
+def event_attribute(key: str, promoted: Collection[str] = ()) -> Cell:
+    """An attribute of a row of `events`. `promoted` are those with columns of their own."""
+    if key in promoted:
+        return _in_columns(promoted_prefix(key))
     return Cell(*(_in_map(column, key) for column in VALUE_COLUMNS.values()))
 
 
@@ -76,15 +84,8 @@ def profile_fact(base: Base, place: str, key: str) -> ProfileFact:
     if (place, key) not in base.hot:
         written = _in_map("written", name)
         return ProfileFact(event_attribute(name), written.there, written.value)
-    hot = f"hot{base.hot.index((place, key))}"
-    cell = Cell(
-        string=Slot(f"{hot}_kind = {int(Kind.STRING)}", f"{hot}_string"),
-        number=Slot(f"{hot}_kind = {int(Kind.NUMBER)}", f"{hot}_number"),
-        bool=Slot(f"{hot}_kind = {int(Kind.BOOL)}", f"{hot}_whole"),
-        time=Slot(f"{hot}_kind = {int(Kind.TIME)}", f"{hot}_whole"),
-        list=Slot(f"{hot}_kind = {int(Kind.LIST)}", f"{hot}_list"),
-    )
-    return ProfileFact(cell, f"{hot}_is_written", f"{hot}_written")
+    hot = f"hot{base.hot.index((place, key))}_"
+    return ProfileFact(_in_columns(hot), f"{hot}is_written", f"{hot}written")
 
 
 def _in_map(column: str, key: str) -> Slot:

@@ -13,7 +13,7 @@ Events of tables of others (`View.mapped`) are united with those of `events`, be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -250,9 +250,18 @@ def _levels(plan: Plan) -> tuple[int, ...]:
     return tuple(levels)
 
 
-def compile_plan(plan: Plan, view: View, folding: Folding, passing: EdgePassing | None = None) -> Compiled:
-    """The plan as a statement over the rows that count. `passing` decides strings at the edges of tests."""
-    return _Compiler(plan, view, ValueTests(folding, passing or {})).compiled()
+def compile_plan(
+    plan: Plan,
+    view: View,
+    folding: Folding,
+    passing: EdgePassing | None = None,
+    promoted: Collection[str] = (),
+) -> Compiled:
+    """The plan as a statement over the rows that count. `passing` decides strings at the edges of tests.
+    `promoted` are event attributes with columns of their own, which tables of others do not have.
+    """
+    tests = ValueTests(folding, passing or {}, promoted=() if view.mapped else promoted)
+    return _Compiler(plan, view, tests).compiled()
 
 
 class _Compiler(StepVisitor[str]):
@@ -340,6 +349,7 @@ class _Compiler(StepVisitor[str]):
             is_selected,
             self._named(EVENTS),
             self._view.event_spans,
+            promoted=self._tests.promoted,
             has_ties=bool(self._view.mapped),
         )
         return self._leaf(EVENTS, is_selected, found.passes, is_undecided=found.is_undecided)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple, assert_never
 
@@ -95,7 +95,9 @@ def _where(where: RowFilter, tests: ValueTests, table: str, condition: str) -> s
         case WhereNot():
             return f"NOT {_where(where.condition, tests, table, condition)}"
         case WhereAttribute():
-            return f"({tests.passes(where.test, event_attribute(where.key), table, condition)})"
+            return (
+                f"({tests.passes(where.test, event_attribute(where.key, tests.promoted), table, condition)})"
+            )
         case _:
             assert_never(where)
 
@@ -104,13 +106,20 @@ def _where(where: RowFilter, tests: ValueTests, table: str, condition: str) -> s
 
 
 def aggregated(
-    step: EventMatch, is_selected: str, named: Named, spans: Sequence[int], *, has_ties: bool = False
+    step: EventMatch,
+    is_selected: str,
+    named: Named,
+    spans: Sequence[int],
+    *,
+    promoted: Collection[str] = (),
+    has_ties: bool = False,
 ) -> Aggregated:
     """Whether the aggregate over the selected events lies in the intervals of the step. `spans` are the spans
-    of time that have all events of the account. `has_ties`: two events may have one place in the order of
-    arrival; then the first has the least number, and the last one the greatest.
+    of time that have all events of the account, `promoted` the attributes with columns of their own.
+    `has_ties`: two events may have one place in the order of arrival; then the first has the least number,
+    and the last one the greatest.
     """
-    cell = event_attribute(step.of)
+    cell = event_attribute(step.of, promoted)
     order = f"({ARRIVAL_ORDER}, {cell.number.value})" if has_ties else ARRIVAL_ORDER
     takes_part = named(all_of([is_selected, _fits(step.aggregate, cell)]))
     some = f"countIf({takes_part}) > 0"

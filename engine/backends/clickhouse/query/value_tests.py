@@ -8,7 +8,7 @@ differ from ours in the last bit (`near`), the condition leaves strings close to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -88,6 +88,8 @@ class ValueTests:
     folding: Folding
     passing: EdgePassing = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
+    promoted: Collection[str] = ()
+    """Event attributes with columns of their own."""
 
     def passes(self, test: ResolvedTest, cell: Cell, table: str, condition: str) -> str:
         """Whether the value in a cell passes. Rows of `table` under `condition` are those it is asked of."""

@@ -3,13 +3,16 @@
     python -m tests.engine.backends.clickhouse.campaign --worlds 5000 --seed 7
     python -m tests.engine.backends.clickhouse.campaign --shards 2 --replicas 2 --jobs 2
 
-World n of a seed is the same on every machine. Stops at the first difference and exits with 1.
+World n of a seed is the same on every machine. Attributes keep the columns that an earlier world of the same
+database gave them: begin with the first of its `WORLDS_PER_DATABASE` to play one again. Stops at the first
+difference and exits with 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import multiprocessing
 import random
 import secrets
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.backends.base import EventRecord
 from engine.backends.clickhouse.server import Address
 from engine.plan.model import EventMatch, Plan, Step
 from engine.plan.passes import ALL_PASSES
@@ -32,9 +36,12 @@ from tests.oracle.campaign import PROGRESS_SECONDS, SEED_BITS, Chunk, chunks, wo
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.trees import Trees
-from tests.oracle.world import World
+from tests.oracle.world import Batch, World
 
 WORLDS_PER_DATABASE = 25
+PROMOTING_SHARE = 0.15
+"""Share of the worlds before which other event attributes get columns, and of those after whose rows."""
+PROMOTED_MAX = 4
 SWEPT_SHARE = 0.1
 """Share of the worlds whose rows that do not count are removed before they are asked about."""
 BY_USER_SHARE = 0.4
@@ -52,7 +59,12 @@ def differences(gateway: Gateway, world: World, source: random.Random, kinds: Co
     trees = Trees(world)
     if not trees.milestones:
         return []
+    if source.random() < PROMOTING_SHARE:
+        gateway.promote(_some_attributes(world, source))
     gateway.feed(world, source)
+    if source.random() < PROMOTING_SHARE:
+        # Rows are there without the columns.
+        gateway.promote(_some_attributes(world, source))
     users = histories(world)
     plan = trees.plan(passes=ALL_PASSES if source.random() < 0.5 else ())
     everything = msgspec.structs.replace(plan, roots=(*plan.roots, *range(len(plan.steps))))
@@ -63,6 +75,14 @@ def differences(gateway: Gateway, world: World, source: random.Random, kinds: Co
     if source.random() < SWEPT_SHARE:
         gateway.sweep(world.account)
     return list(_differences(gateway, everything, expected, [*users, "nobody"], source))
+
+
+def _some_attributes(world: World, source: random.Random) -> list[str]:
+    """Some of the keys that events of a world have."""
+    batches = (each for each in world.operations if isinstance(each, Batch))
+    records = itertools.chain.from_iterable(each.records for each in batches)
+    keys = {key for each in records if isinstance(each, EventRecord) for key in each.attributes}
+    return source.sample(sorted(keys), min(len(keys), source.randrange(PROMOTED_MAX + 1)))
 
 
 def _differences(

@@ -6,12 +6,13 @@ A backend keeps these in its own store. Tests keep them here, so that whole worl
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine.backends.base import Contains, Count, EventRecord, Members, Record
 from engine.backends.clickhouse import bases
 from engine.backends.clickhouse.cluster import Cluster
+from engine.backends.clickhouse.migrations import promote
 from engine.backends.clickhouse.plans import Plans
 from engine.backends.clickhouse.rows import Batch as RowBatch
 from engine.backends.clickhouse.rows import batch_of, joined
@@ -107,6 +108,12 @@ class Gateway:
         )
         found.base = built[account]
         bases.drop(self._cluster, [each.base.name for each in self._accounts.values() if each.base])
+
+    def promote(self, keys: Collection[str]) -> None:
+        """Gives event attributes columns of their own."""
+        for replica in self._cluster.replicas():
+            promote(replica.server, keys)
+        self.plans = Plans(self._cluster, promoted=keys)
 
     def sweep(self, account: str) -> bool:
         """Removes what does not count."""

@@ -1,4 +1,4 @@
-"""Runs a ClickHouse server in this process: `listener.py LIBRARY DIRECTORY PORT`.
+"""Runs a ClickHouse server in this process: `listener.py LIBRARY DIRECTORY PORT [OPTION…]`.
 
 The library has the program clickhouse-local as a function. A statement makes it listen for HTTP, and one that
 sleeps keeps it running. It has no interserver port, so its tables cannot replicate by themselves.
@@ -34,13 +34,14 @@ class Result(ctypes.Structure):
     )
 
 
-def main(library: str, directory: str, port: str) -> None:
-    """Serves until the process ends, or the one that started it."""
+def main(library: str, directory: str, port: str, *options: str) -> None:
+    """Serves until the process ends, or the one that started it. `options` are more of the program's."""
     ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     run = ctypes.CDLL(library).query_stable_v2
     run.restype = ctypes.POINTER(Result)
     arguments = [
         *("clickhouse", f"--path={directory}", "--listen_host=127.0.0.1", f"--http_port={port}"),
+        *options,
         f"--query={_RUN}",
     ]
     encoded = (ctypes.c_char_p * (len(arguments) + 1))(*map(str.encode, arguments), None)

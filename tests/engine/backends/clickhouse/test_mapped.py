@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from engine.backends.clickhouse.gateway import follower
 from engine.backends.clickhouse.gateway.location import location_of
 from engine.backends.clickhouse.moving.mapping import map_events, recount_events, unmap_events
 from engine.backends.clickhouse.query import mapped as query
-from engine.backends.clickhouse.server import Address
+from engine.backends.clickhouse.server import Address, Server
 from engine.backends.clickhouse.settings import ClickHouseSettings
 from engine.criteria.model import Aggregate, Equals, EventType
 from engine.criteria.ranges import Interval
@@ -25,7 +26,7 @@ from engine.plan.model import AttributeMatch, EventMatch, EventSelection, Plan, 
 from engine.values import MICROS_PER_HOUR, partition_of
 from tests.conformance.site import ACCOUNT, AUDIENCE, JOURNEY, NOON, WEB, event, plan_of, update
 from tests.engine.backends.clickhouse.databases import databases_on
-from tests.engine.backends.clickhouse.servers import reason_not_to_start, started
+from tests.engine.backends.clickhouse.servers import ClickHouseServer, reason_not_to_start, started
 from tests.engine.backends.clickhouse.theirs import VIEW, Theirs, their_table
 
 SHOP = f"{ACCOUNT}/workspaces/s/inputs/shop"
@@ -445,6 +446,83 @@ def test_a_server_whose_rows_are_late_is_not_read(tmp_path: Path) -> None:
             backend.follow()
             servers[0][1].start()
             assert users(backend, bought(1.0)) == {"ada", "bob", "cyd"}
+        finally:
+            backend.close()
+
+
+class ServerWith(ClickHouseServer):
+    """A server with options."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        super().__init__(directory)
+        self._options = options
+
+    def command(self, port: int) -> Sequence[str]:
+        return [*super().command(port), *self._options]
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> Iterator[tuple[ClickHouseServer, int, Path]]:
+    """A server that others can read through its native port, that port, and a file that names it as a
+    cluster `there`.
+    """
+    if reason := reason_not_to_start():
+        pytest.skip(reason)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place = f"<host>127.0.0.1</host><port>{port}</port>"
+    clusters = tmp_path / "clusters.xml"
+    clusters.write_text(
+        f"<clickhouse><remote_servers><there><shard><replica>{place}</replica></shard></there>"
+        "</remote_servers></clickhouse>"
+    )
+    with ServerWith(tmp_path / "there", f"--tcp_port={port}") as server:
+        yield server, port, clusters
+
+
+@pytest.mark.parametrize("is_distributed", [False, True])
+def test_a_view_may_read_another_server(
+    tmp_path: Path, native: tuple[ClickHouseServer, int, Path], is_distributed: bool
+) -> None:
+    """By the function `remote`, and by a table with the engine `Distributed`."""
+    there, port, clusters = native
+    with (
+        ServerWith(tmp_path / "here", f"--config-file={clusters}") as here,
+        databases_on([[here.address]]) as databases,
+        their_table([[there.address]]) as theirs,
+    ):
+        theirs.run("SYSTEM START LISTEN TCP")
+        reader = Server(here.address, theirs.database)
+        reader.make_database(f"CREATE DATABASE {theirs.database}")
+        rows = f"remote('127.0.0.1:{port}', {theirs.database}.rows)"
+        if is_distributed:
+            engine = f"Distributed(there, {theirs.database}, rows)"
+            reader.command(f"CREATE TABLE all_rows ENGINE = {engine}")
+            rows = f"{theirs.database}.all_rows"
+        reader.command(f"CREATE VIEW events AS {VIEW} FROM {rows}")
+        reader.close()
+        backend = opened(databases.url(tmp_path / "gateway"))
+        try:
+            # 1. What counts is what counts of rows that are here.
+            backend.map_events(SHOP, theirs.table, 0.0)
+            theirs.insert([buy("ada", price=2.0), buy("bob"), buy("ada", price=1.5)])
+            backend.follow()
+            assert users(backend) == {"ada", "bob"}
+            assert users(backend, bought(2.0)) == {"ada"}
+            assert users(backend, bought(3.5, aggregate=Aggregate.SUM, of="price")) == {"ada"}
+            backend.alias(ACCOUNT, "bob", "ada")
+            backend.erase(ACCOUNT, ["ada"])
+            theirs.insert([buy("cyd")])
+            backend.follow()
+            assert users(backend) == users(backend, bought(1.0)) == {"cyd"}
+            # 2. Rows that are gone there, and a server that is gone, are noticed here.
+            theirs.run("DELETE FROM rows WHERE customer = 'cyd'")
+            with pytest.raises(StoreUnavailable, match="where 4 were followed"):
+                users(backend, bought(1.0))
+            there.kill()
+            with pytest.raises(StoreUnavailable):
+                users(backend, bought(1.0))
+            assert users(backend) == {"cyd"}
         finally:
             backend.close()
 

@@ -8,9 +8,20 @@ import pytest
 
 from engine.backends.clickhouse import migrations, tables
 from engine.backends.clickhouse.cluster import Cluster
-from engine.backends.clickhouse.migrations import VERSIONS, migrate
+from engine.backends.clickhouse.migrations import VERSIONS, migrate, promote
 from engine.backends.clickhouse.server import Address, Server
-from engine.backends.clickhouse.tables import BASES, COLUMNS, MIGRATIONS, PROFILES, Layout, Table
+from engine.backends.clickhouse.tables import (
+    BASES,
+    COLUMNS,
+    EVENTS,
+    MIGRATIONS,
+    PROFILES,
+    VALUES,
+    Layout,
+    Table,
+    promoted_prefix,
+    promotion,
+)
 from engine.errors import FailedPrecondition, StoreUnavailable
 from tests.engine.backends.clickhouse.servers import fresh_cluster
 
@@ -95,3 +106,41 @@ def test_plain_tables_name_no_cluster() -> None:
     for statement in statements(Layout()):
         assert "Replicated" not in statement
         assert "ON CLUSTER" not in statement
+
+
+def test_attributes_get_columns_once_and_lose_them_when_they_are_not_named(server: Server) -> None:
+    keys = ("price", "it's `quoted` \0 here")
+    own = {key: {f"{promoted_prefix(key)}{value}" for value in VALUES} for key in keys}
+    plain = set(COLUMNS[EVENTS])
+    for _ in range(2):
+        promote(server, keys)
+        assert columns_of(server)[EVENTS] == plain.union(*own.values())
+    promote(server, keys[1:])
+    assert columns_of(server)[EVENTS] == plain | own[keys[1]]
+    promote(server, ())
+    assert columns_of(server)[EVENTS] == plain
+
+
+def test_columns_of_attributes_are_not_dropped_while_they_are_written(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(server, ("price",))
+    query = server.query
+    monkeypatch.setattr(server, "query", lambda text: [(1,)] if "mutations" in text else query(text))
+    promote(server, ())
+    assert f"{promoted_prefix('price')}number" in columns_of(server)[EVENTS]
+
+
+def test_columns_of_attributes_on_a_cluster_are_a_statement_that_a_server_can_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of the tests has no Keeper."""
+    ran: list[str] = []
+    monkeypatch.setattr(server, "command", ran.append)
+    promote(server, ("price",), Layout(cluster="it's mine", keeper_path="/milepost/tables"))
+    monkeypatch.undo()
+    assert ran[0] == f"ALTER TABLE {EVENTS} ON CLUSTER `it's mine` {promotion('price')}"
+    assert len(ran) == 2
+    for statement in ran:
+        assert " ON CLUSTER `it's mine` " in statement
+        server.command(f"EXPLAIN AST {statement}")
