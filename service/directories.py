@@ -34,10 +34,10 @@ def opening_data_dir(directory: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if directory is None:
+        if directory is None or error.filename is None:
+            # Of a connection, for example, that the store makes.
             raise
-        # The path is that of a part of the directory, or above it.
-        at = "" if error.filename in (None, str(directory)) else f"{error.filename}: "
+        at = "" if error.filename == str(directory) else f"{error.filename}: "
         raise _unusable(directory, at + reason_of(error)) from error
 
 
