@@ -30,6 +30,8 @@ KEYED_BY_FEW = {
     ("engine/backends/local/events/days.py", "_offsets"),
     ("engine/backends/local/events/decimals.py", "integer_bounds"),
     ("engine/backends/local/membership/states.py", "_members_key"),
+    ("engine/backends/local/membership/states.py", "_state_key"),
+    ("engine/backends/local/storage/step_cache.py", "_reads_of_one"),
     ("engine/backends/local/users/directory.py", "_alive_key"),
     ("engine/backends/local/users/directory.py", "_page_keys"),
     ("engine/backends/local/users/first_last_seen.py", "_belonging_key"),
