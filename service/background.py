@@ -18,7 +18,7 @@ WRITES_INTERVAL_S = 0.5
 REST_S_MIN = 0.02
 REST_S_MAX = 0.1
 FAILURE_WAIT_S = 5.0
-"""Pause after a failed refresh, so that a repeated error does not fill the log."""
+"""Time until what failed is tried again: a journey's refresh, while others go on, or all of them."""
 
 _logger = structlog.get_logger("milepost.refresh")
 _clock_logger = structlog.get_logger("milepost.clock")
@@ -51,15 +51,16 @@ class Refresher(Repeating):
     def _round(self) -> float:
         """Refreshes once and returns the pause in seconds."""
         began = time.thread_time()
-        try:
-            self._live.refresh_all()
         # A failed refresh changes no memberships; the next one retries.
-        except LimitExceeded as error:
-            _logger.warning("refresh delayed: no space left", error=error.message)
-            return FAILURE_WAIT_S
+        try:
+            failures = self._live.refresh_due(retry_after_s=FAILURE_WAIT_S)
         except Exception:
             _logger.exception("refresh failed")
             return FAILURE_WAIT_S
+        for error in failures.values():
+            if isinstance(error, LimitExceeded):
+                _logger.warning("refresh delayed: no space left", error=error.message)
+                return FAILURE_WAIT_S
         return min(max(time.thread_time() - began, REST_S_MIN), REST_S_MAX)
 
 

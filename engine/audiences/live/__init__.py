@@ -16,7 +16,7 @@ it has come is in `progress`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.closing import Closer
 from engine.audiences.live.consumers import Consumers
 from engine.audiences.live.definitions import DEFINING, Definitions
+from engine.audiences.live.failures import Failures, each_alone
 from engine.audiences.live.opted_in import OptedInValues
 from engine.audiences.live.progress import STORED_AGE_MICROS_MAX as STORED_AGE_MICROS_MAX
 from engine.audiences.live.progress import Current as Current
@@ -42,7 +43,7 @@ from engine.audiences.outlooks import Outlooks
 from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watcher, WatchTogether
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
-from engine.errors import MilepostError
+from engine.errors import MilepostError, failure_of
 from engine.limits import DEFAULT_LIMITS, Limits
 from engine.measures import Measure
 from engine.resources.activation import Activation
@@ -100,6 +101,7 @@ class Live:
         self._instant: Micros = backend.instant()
         self._watcher = Watcher(repository, self.calculated, self.reached, self.failure, backend)
         self._rounds = Rounds(self._states, clock)
+        self._failures = Failures()
         self._opted_in = OptedInValues(repository, backend)
         self._serving: JourneyServing | None = None
         self._adopt()
@@ -207,17 +209,34 @@ class Live:
 
         A journey that fails does not delay the others; the first failure is raised at the end.
         """
+        for error in self.refresh_due(now).values():
+            raise error
+
+    def refresh_due(
+        self, now: Micros | None = None, *, retry_after_s: float = 0.0
+    ) -> dict[str, MilepostError]:
+        """As `refresh_all`, and returns the failures by journey. Those that failed less than `retry_after_s`
+        ago are left out.
+        """
         self._work.clear()
         with self._running, self._rounds.timed():
-            journeys = self._in_order(self.due())
+            due = [j for j in self.due() if not self._failures.is_waiting(self._states.of(j), retry_after_s)]
+            journeys = self._in_order(due)
             with self._backend.beginning(journeys):
                 # Read now, so that it is no earlier than the data that the round is about.
                 failures = self._rounds_of(journeys, self._clock() if now is None else now)
             self._rounds.failures.add(len(failures))
-        self._opted_in.keep()
+        failures = self._noted(self._opted_in.keep()) | failures
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
-        if failures:
-            raise next(iter(failures.values()))
+        return failures
+
+    def _noted(self, by_audience: Mapping[str, MilepostError]) -> dict[str, MilepostError]:
+        """Takes failures of audiences for those of their journeys, and keeps them."""
+        records = ((self._repository.find(Audience, name), error) for name, error in by_audience.items())
+        failures = {journey_of(record.milestone): error for record, error in records if record is not None}
+        for journey, error in failures.items():
+            self._failures.note(journey, self._states.of(journey), error)
+        return failures
 
     def refresh(self, journey: str, now: Micros | None = None) -> None:
         """Runs one round over one journey. Rounds over the same journey never overlap."""
@@ -250,9 +269,12 @@ class Live:
         for journey in later:
             failures |= self._round([journey], now)[0]
         # Once for all of them, as each is a transaction.
-        self._refresher.begin_histories(self._instant)
-        self._forget_old(journey for journey in journeys if journey not in failures)
-        return failures
+        late = self._refresher.begin_histories(self._instant)
+        done = [journey for journey in journeys if journey not in failures]
+        late |= dict(each_alone(done, self._forget_old))
+        for journey, error in late.items():
+            self._failures.note(journey, self._states.of(journey), error)
+        return late | failures
 
     def _forget_old(self, journeys: Iterable[str]) -> None:
         """Trims old changes of the journeys that were not looked at for an hour."""
@@ -280,8 +302,8 @@ class Live:
                     if journey in closing:
                         self._closer.close_deleted(journey, state, instant)
                     each = self._due(journey, state, instant, version)
-                except MilepostError as error:
-                    failures[journey] = error
+                except Exception as error:
+                    failures[journey] = failure_of(error)
                     continue
                 if each is not None and each.is_whole and len(journeys) > 1:
                     later.append(journey)
@@ -290,11 +312,12 @@ class Live:
             for part in _transactions(due):
                 failures |= self._refresher.run(instant, part)
             succeeded = {j: s for j, s in states.items() if j not in later and j not in failures}
+            if self._serving is not None:
+                failed = {journey: states[journey] for journey in failures}
+                failures |= self._serving.serve_all(succeeded, failed)
             for journey, state in states.items():
                 if journey not in later:
-                    state.failure = failures[journey].message if journey in failures else ""
-            if self._serving is not None:
-                self._serving.serve_all(succeeded)
+                    self._failures.note(journey, state, failures.get(journey))
         return failures, later
 
     def _due(self, journey: str, state: JourneyState, instant: Micros, version: int) -> Due | None:
