@@ -31,7 +31,7 @@ Json = dict[str, Any]
 def callable_of(service: Serving, name: str) -> tuple[Any, Any]:
     """A method, and the class of its requests."""
     method = next(each for full, each in METHODS.items() if full.endswith(f".{name}"))
-    make = service.channel.unary_stream if method.server_streaming else service.channel.unary_unary
+    make: Any = service.channel.unary_stream if method.server_streaming else service.channel.unary_unary
     call = make(
         f"/{method.containing_service.full_name}/{name}",
         request_serializer=lambda message: message.SerializeToString(),
