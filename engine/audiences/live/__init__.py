@@ -313,8 +313,7 @@ class Live:
                 failures |= self._refresher.run(instant, part)
             succeeded = {j: s for j, s in states.items() if j not in later and j not in failures}
             if self._serving is not None:
-                failed = {journey: states[journey] for journey in failures}
-                failures |= self._serving.serve_all(succeeded, failed)
+                failures |= self._serving.serve_all(succeeded)
             for journey, state in states.items():
                 if journey not in later:
                     self._failures.note(journey, state, failures.get(journey))

@@ -33,16 +33,14 @@ class JourneyServing:
         self._rests_until = 0.0
         """An instant of `time.monotonic()`."""
 
-    def serve_all(
-        self, journeys: Mapping[str, JourneyState], failed: Mapping[str, JourneyState]
-    ) -> dict[str, MilepostError]:
+    def serve_all(self, journeys: Mapping[str, JourneyState]) -> dict[str, MilepostError]:
         """Serves what a round has brought in step, all of it at one instant; of many journeys, not while the
-        last time took more than a share of the time since. Questions about journeys that failed are not
-        answered by readers any more. Returns the failures of serving by journey. Call within the round.
+        last time took more than a share of the time since. Returns the failures by journey. Call within the
+        round.
         """
         now = time.monotonic()
         if now < self._rests_until and len(journeys) > JOURNEYS_ALWAYS_SERVED:
-            journeys = {}
+            return {}
         began = time.thread_time()
         accounts: dict[str, dict[str, ServedScope]] = {}
         failures: dict[str, MilepostError] = {}
@@ -54,13 +52,10 @@ class JourneyServing:
                 failures[journey] = failure_of(error)
                 served = _unserved(state)
             accounts.setdefault(account, {})[journey] = served
-        for journey, state in failed.items():
-            accounts.setdefault(account_of(journey), {})[journey] = _unserved(state)
         for account, scopes in accounts.items():
             failures |= self._serve(account, scopes)
-        if journeys:
-            spent = time.thread_time() - began
-            self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
+        spent = time.thread_time() - began
+        self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
         return failures
 
     def _serve(self, account: str, scopes: Mapping[str, ServedScope]) -> dict[str, MilepostError]:

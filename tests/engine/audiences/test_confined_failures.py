@@ -198,7 +198,7 @@ def test_an_error_at_any_step_is_confined(site: Served, monkeypatch: pytest.Monk
 
 
 def test_a_failed_journey_shows_no_size_as_exact(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither here nor at the readers, though what it had before is stored."""
+    """Neither here nor at the readers, which hand on what is asked about users with newer data."""
     bad, good = Shop(site, BAD), Shop(site, GOOD)
     live = site.engine.live
     for shop in (bad, good):
@@ -213,6 +213,7 @@ def test_a_failed_journey_shows_no_size_as_exact(site: Served, monkeypatch: pyte
     assert (shown.kind, shown.size.state) == (SizeKind.CALCULATING, SizeState.FAILED)
     assert shown.size.failure == "a fault of the service: RecursionError; its log has more"
     assert site.reader.contains(bad.gone.audience, "u1") is None
+    assert site.reader.count(bad.gone.audience) is None
     assert site.engine.members.check(bad.gone.audience, "u1").member
     assert site.engine.sizes.shown(good.gone.audience).size.users == 1
     fault.is_on = False
