@@ -13,7 +13,8 @@ MilepostError
 ├── CursorExpired           the cursor is older than the change log, or of another epoch
 ├── Unsupported             this build does not implement it
 ├── StoreUnavailable        the store is closing or owned by another process
-└── DataLoss                a stored value failed its checksum
+├── DataLoss                a stored value failed its checksum
+└── Defect                  the service itself has a fault
 
 Each has an UPPER_SNAKE `reason`, stable for callers to switch on, and string `metadata`. The service maps
 classes to canonical gRPC codes in one place; nothing here knows about gRPC.
@@ -208,3 +209,20 @@ class DataLoss(MilepostError):
     """A stored value failed its checksum; `metadata["key_family"]` names the family of keys it belongs to."""
 
     default_reason = "DATA_LOSS"
+
+
+class Defect(MilepostError):
+    """An error that nobody expected, of which work of the service ended. The message has its kind alone: its
+    text may have values of users. It is the cause.
+    """
+
+    default_reason = "DEFECT"
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"a fault of the service: {type(cause).__name__}; its log has more")
+        self.__cause__ = cause
+
+
+def failure_of(error: Exception) -> MilepostError:
+    """The error as one that callers may see: itself, or a Defect."""
+    return error if isinstance(error, MilepostError) else Defect(error)

@@ -86,6 +86,10 @@ JOURNEY_VERSIONS_MAX = 100
 """Past versions kept of a journey."""
 JOURNEY_VERSION_BYTES_MAX = 16 * 1024 * 1024
 """Size of the past versions kept of a journey."""
+AUDIENCE_LEVELS_MAX = 16
+"""Audiences on a way that criteria make by naming an audience, whose own criteria name another, and so on."""
+AUDIENCE_LEVELS_EVALUATED_MAX = 256
+"""The same of audiences that were saved before there was a limit: deeper ones are not evaluated."""
 API_KEYS_MAX = 100
 """API keys of an account, and of operators."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -22,7 +22,7 @@ ASIDE_WAIT_S = 1.0
 ASIDE_THREADS = 4
 """Accounts that are refreshed aside at once."""
 FAILURE_WAIT_S = 5.0
-"""Pause after a failed refresh, so that a repeated error does not fill the log."""
+"""Time until what failed is tried again: a journey's refresh, while others go on, or all of them."""
 
 _logger = structlog.get_logger("milepost.refresh")
 _clock_logger = structlog.get_logger("milepost.clock")
@@ -55,10 +55,8 @@ class Refresher(Repeating):
     def _round(self) -> float:
         """Refreshes once and returns the pause in seconds."""
         began = time.thread_time()
-        try:
-            self._live.refresh_timely()
-        except Exception as error:
-            return _failed(error)
+        if not _goes_on(lambda: self._live.refresh_timely(retry_after_s=FAILURE_WAIT_S)):
+            return FAILURE_WAIT_S
         return min(max(time.thread_time() - began, REST_S_MIN), REST_S_MAX)
 
 
@@ -72,22 +70,23 @@ class AsideRefresher(Repeating):
         self._live = live
 
     def _turn(self) -> float:
-        try:
-            self._live.refresh_aside(ASIDE_WAIT_S)
-        except Exception as error:
-            return _failed(error)
-        return 0.0
+        goes_on = _goes_on(lambda: self._live.refresh_aside(ASIDE_WAIT_S, retry_after_s=FAILURE_WAIT_S))
+        return 0.0 if goes_on else FAILURE_WAIT_S
 
 
-def _failed(error: Exception) -> float:
-    """Logs a failed refresh, which changes no memberships: the next one retries. Returns the pause in
-    seconds.
+def _goes_on(refresh: Callable[[], Mapping[str, MilepostError]]) -> bool:
+    """Refreshes, and returns whether the next refresh need not wait. Memberships that a refresh fails for are
+    as they were.
     """
-    if isinstance(error, LimitExceeded):
-        _logger.warning("refresh delayed: no space left", error=error.message)
-    else:
-        _logger.error("refresh failed", exc_info=error)
-    return FAILURE_WAIT_S
+    try:
+        failures = refresh()
+    except Exception:
+        _logger.exception("refresh failed")
+        return False
+    full = next((error for error in failures.values() if isinstance(error, LimitExceeded)), None)
+    if full is not None:
+        _logger.warning("refresh delayed: no space left", error=full.message)
+    return full is None
 
 
 class Retainer(Repeating):

@@ -20,6 +20,8 @@ from engine.backends.local.write.local_state import IMPORT_CHUNK_USERS
 from engine.checks.rows import EVENT_AHEAD_MAX
 from engine.limits import (
     ACCOUNTS_MAX,
+    AUDIENCE_LEVELS_EVALUATED_MAX,
+    AUDIENCE_LEVELS_MAX,
     BATCH_COLUMNS_MAX,
     CONSENT_VALUES_MAX,
     DEFAULT_QUOTAS,
@@ -351,6 +353,10 @@ def test_fixed_limits_on_the_page_on_operations() -> None:
         "milestones of a journey": JOURNEY_MILESTONES_MAX,
         "bytes of the milestones of a journey": JOURNEY_BYTES_MAX,
         "levels of milestones": JOURNEY_LEVELS_MAX,
+        "levels of audiences that name audiences": (
+            f"{AUDIENCE_LEVELS_MAX}; of those saved by earlier versions, "
+            f"{AUDIENCE_LEVELS_EVALUATED_MAX} are evaluated"
+        ),
         "past versions kept of a journey": (
             f"{JOURNEY_VERSIONS_MAX}, at most {JOURNEY_VERSION_BYTES_MAX // 2**20} MiB"
         ),

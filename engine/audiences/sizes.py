@@ -276,9 +276,8 @@ class Sizes:
             )
         located = self._targets.saved(record.name)
         population = self._backend.universe_size(located.account.name, located.tree.inputs)
-        current = self._live.current(record.name)
-        if current is None:
-            failure = self._live.failure(record.name)
+        current, failure = self._live.current(record.name), self._live.failure(record.name)
+        if current is None or failure:
             return ShownSize(
                 kind=SizeKind.CALCULATING,
                 size=failed_size(failure) if failure else Size(state=SizeState.PENDING),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engine.errors import Violation
-from engine.limits import DEFAULT_LIMITS, Limits
+from engine.limits import AUDIENCE_LEVELS_MAX, DEFAULT_LIMITS, Limits
 from engine.values import TIME_MAX_MICROS, TIME_MIN_MICROS, Value
 
 CRITERIA_PATH = "criteria"
@@ -21,6 +21,10 @@ NOT_POSITIVE = "must be longer than zero: a microsecond or more, finer digits ar
 
 INPUT_FORM = "accounts/{account}/workspaces/{workspace}/inputs/{input}"
 AUDIENCE_FORM = "accounts/{account}/audiences/{audience}"
+TOO_DEEP = (
+    f"names audiences over {AUDIENCE_LEVELS_MAX} levels itself, the most allowed; repeat its criteria "
+    "instead of naming it, or those of one of the audiences below it"
+)
 AUDIENCE_NAMES = "GetMilestone and `milepost audience list` tell the names of audiences"
 
 
@@ -31,6 +35,8 @@ class AudienceReference(enum.Enum):
     UNKNOWN = enum.auto()
     CYCLE = enum.auto()
     """It exists, but depends on the milestone being written."""
+    TOO_DEEP = enum.auto()
+    """It exists, but its own criteria name audiences over as many levels as are allowed."""
     DELETED = enum.auto()
     """It exists, but the same write deletes it."""
 

@@ -16,7 +16,8 @@ import msgspec
 
 from engine.criteria.faults import CRITERIA_PATH
 from engine.criteria.model import Criterion
-from engine.errors import NotFound
+from engine.errors import FailedPrecondition, NotFound
+from engine.limits import AUDIENCE_LEVELS_EVALUATED_MAX
 from engine.plan.criteria import CompiledNode, CriterionCompiler, StepList, universe_of
 from engine.plan.model import Difference, Plan
 from engine.plan.passes import ALL_PASSES, Pass, optimise
@@ -24,9 +25,12 @@ from engine.plan.tree import (
     Account,
     AudienceResolver,
     JourneyTree,
+    MilestoneKey,
     MilestoneKind,
     TreeMilestone,
-    made_of,
+    in_dependency_order,
+    key_of,
+    level_over,
 )
 from engine.values import Micros
 
@@ -78,9 +82,10 @@ class Planner:
         self.steps = StepList(as_of) if steps is None else steps
         self._resolver = resolver
         self._universes: dict[str, int] = {}
-        self._members: dict[tuple[str, str], int] = {}
-        self._draws: dict[tuple[str, str], int] = {}
-        self._criteria: dict[tuple[str, str], CompiledNode] = {}
+        self._members: dict[MilestoneKey, int] = {}
+        self._draws: dict[MilestoneKey, int] = {}
+        self._criteria: dict[MilestoneKey, CompiledNode] = {}
+        self._levels: dict[MilestoneKey, int] = {}
 
     def universe(self, journey: JourneyTree) -> int:
         """The step of the journey's users."""
@@ -102,15 +107,21 @@ class Planner:
         return compiler.visit(criterion, path)
 
     def milestone(self, journey: JourneyTree, milestone_id: str) -> int:
-        """The step of the milestone's users. Raises AudienceCycle."""
+        """The step of the milestone's users. Raises as `milestones` does."""
         return self.milestones(journey, [milestone_id])[0]
 
     def milestones(self, journey: JourneyTree, milestone_ids: Sequence[str]) -> list[int]:
-        """The steps of the users of several milestones of one journey. Raises AudienceCycle."""
+        """The steps of the users of several milestones of one journey. Raises AudienceCycle, and
+        FailedPrecondition when their criteria name audiences over more levels than are evaluated.
+        """
         keys = [(journey.name, milestone_id) for milestone_id in milestone_ids]
         if not all(key in self._members for key in keys):
             # In dependency order, so that no chain of milestones and audiences is too long for the stack.
-            for located in made_of(journey, milestone_ids, self._resolver):
+            starts = [(journey, journey.milestone(milestone_id)) for milestone_id in milestone_ids]
+            for located, needed in in_dependency_order(starts, self._resolver):
+                level = self._levels[key_of(located)] = level_over(needed, self._levels)
+                if level > AUDIENCE_LEVELS_EVALUATED_MAX:
+                    raise _too_deep(located[1].id)
                 self._compile(*located)
         return [self._members[key] for key in keys]
 
@@ -192,6 +203,15 @@ def compile_milestone(
         CompiledLabel(node.path, node.criterion.label, root) for root, node in enumerate(nodes, start=2)
     )
     return CompiledMilestone(planner.plan(roots, passes), labels)
+
+
+def _too_deep(milestone_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the criteria of {milestone_id} name audiences over more than {AUDIENCE_LEVELS_EVALUATED_MAX} "
+        "levels, the most that are evaluated; repeat the criteria of one of them instead of naming it",
+        reason="AUDIENCE_TOO_DEEP",
+        metadata={"milestone": milestone_id, "limit": str(AUDIENCE_LEVELS_EVALUATED_MAX)},
+    )
 
 
 def compile_journey(

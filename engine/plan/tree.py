@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -110,6 +110,15 @@ AudienceResolver: TypeAlias = Callable[[str], tuple[JourneyTree, str]]
 """From an audience's resource name to its milestone: the journey and the milestone's id. Raises NotFound."""
 
 Located: TypeAlias = tuple[JourneyTree, TreeMilestone]
+MilestoneKey: TypeAlias = tuple[str, str]
+"""A journey's name and the id of one of its milestones."""
+
+
+class Needed(NamedTuple):
+    """A milestone that another one depends on; `is_named`: by an audience that its criteria name."""
+
+    located: Located
+    is_named: bool = False
 
 
 class AudienceCycle(ValueError):
@@ -134,30 +143,61 @@ def made_of(journey: JourneyTree, milestone_ids: Sequence[str], resolver: Audien
     that its criteria name, in this journey or in others. Raises AudienceCycle. Time and memory grow with the
     result, not with its depth.
     """
-    order: dict[tuple[str, str], Located] = {}
-    opened: set[tuple[str, str]] = set()
-    starts = [(journey, journey.milestone(milestone_id)) for milestone_id in reversed(milestone_ids)]
-    pending: list[tuple[Located, bool]] = [(start, False) for start in starts]
+    starts = [(journey, journey.milestone(milestone_id)) for milestone_id in milestone_ids]
+    return [located for located, _ in in_dependency_order(starts, resolver)]
+
+
+def in_dependency_order(
+    starts: Sequence[Located], resolver: AudienceResolver
+) -> Iterator[tuple[Located, Sequence[Needed]]]:
+    """These milestones and all they depend on, each once and after what it needs, which comes with it. See
+    `made_of`.
+    """
+    done: set[MilestoneKey] = set()
+    opened: set[MilestoneKey] = set()
+    pending: list[tuple[Located, Sequence[Needed] | None]] = [(start, None) for start in reversed(starts)]
     while pending:
-        located, done = pending.pop()
-        key = (located[0].name, located[1].id)
-        if done:
-            order[key] = located
+        located, needed = pending.pop()
+        key = key_of(located)
+        if needed is not None:
             opened.discard(key)
+            done.add(key)
+            yield located, needed
         elif key in opened:
             raise AudienceCycle(f"milestone {key[1]!r} of {key[0]!r} depends on itself")
-        elif key not in order:
+        elif key not in done:
             opened.add(key)
-            pending.append((located, True))
-            pending.extend((needed, False) for needed in _needed(*located, resolver))
-    return list(order.values())
+            needed = tuple(_needed(*located, resolver))
+            pending.append((located, needed))
+            pending.extend((each.located, None) for each in needed)
 
 
-def _needed(journey: JourneyTree, milestone: TreeMilestone, resolver: AudienceResolver) -> Iterator[Located]:
+def levels_of(starts: Sequence[Located], resolver: AudienceResolver) -> dict[MilestoneKey, int]:
+    """The levels of these milestones and of all they depend on: the most audiences on a way that criteria
+    make by naming an audience, whose own criteria name another, and so on. 0: they name none. Parents and
+    earlier siblings add none of their own. Raises AudienceCycle, and what the resolver raises.
+    """
+    levels: dict[MilestoneKey, int] = {}
+    for located, needed in in_dependency_order(starts, resolver):
+        levels[key_of(located)] = level_over(needed, levels)
+    return levels
+
+
+def level_over(needed: Iterable[Needed], levels: Mapping[MilestoneKey, int]) -> int:
+    """The level of a milestone, by those of all that it needs."""
+    return max((levels[key_of(each.located)] + each.is_named for each in needed), default=0)
+
+
+def key_of(located: Located) -> MilestoneKey:
+    """What a milestone is found by."""
+    return located[0].name, located[1].id
+
+
+def _needed(journey: JourneyTree, milestone: TreeMilestone, resolver: AudienceResolver) -> Iterator[Needed]:
     if milestone.parent is not None:
-        yield journey, journey.milestone(milestone.parent)
+        yield Needed((journey, journey.milestone(milestone.parent)))
     if (sibling := journey.just_before(milestone)) is not None:
-        yield journey, sibling
+        yield Needed((journey, sibling))
     for name in audiences_in(milestone.criterion):
         referred, milestone_id = resolver(name)
-        yield referred, referred.milestone(milestone_id)
+        yield Needed((referred, referred.milestone(milestone_id)), is_named=True)

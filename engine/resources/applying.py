@@ -18,6 +18,7 @@ from engine.criteria.model import AnyOf, Criterion
 from engine.errors import EtagMismatch, FailedPrecondition, InvalidInput, Violation, Violations, Warning
 from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, Limits
 from engine.plan.tree import JourneyTree, TreeMilestone, audiences_in
+from engine.resources.audience_levels import raised_too_far, too_deep
 from engine.resources.checks import display_name_faults, input_faults, refuse_if_any
 from engine.resources.criteria import CriteriaCheck, Prepared
 from engine.resources.documents import DOCUMENT_FIELD, JourneyDocument, MilestoneDocument, Placed, placed
@@ -250,6 +251,12 @@ class Applying:
             if criteria is not None:
                 located = tree_milestone(each.after)
                 faults.extend(self._criteria.faults(tree, located, criteria, path, prepared, deleted=deleted))
+        # Levels of criteria with faults mean nothing, and a cycle has none.
+        raised = () if faults else raised_too_far(self._forest, tree)
+        if raised:
+            paths = {each.after.name: f"{each.path}.{CRITERIA_PATH}" for each in outcome.wanted}
+            field = paths.get(raised[0], f"{DOCUMENT_FIELD}.milestones")
+            faults.add(Violation(field, too_deep(raised)))
         if faults:
             raise InvalidInput(faults, reason="INVALID_CRITERIA")
 

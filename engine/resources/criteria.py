@@ -13,8 +13,8 @@ from engine.criteria.patterns import findings
 from engine.criteria.validation import AudienceReference, Context, validate
 from engine.deadline import check_deadline
 from engine.errors import InvalidInput, NotFound, Violation
-from engine.limits import Limits
-from engine.plan.tree import AudienceCycle, JourneyTree, TreeMilestone, made_of
+from engine.limits import AUDIENCE_LEVELS_MAX, Limits
+from engine.plan.tree import AudienceCycle, JourneyTree, TreeMilestone, audiences_in, levels_of
 from engine.resources.data_warnings import DataWarnings
 from engine.resources.milestone_tree import Forest
 from engine.resources.records import account_of
@@ -120,10 +120,25 @@ class CriteriaCheck:
                 criterion=AudienceCriterion(name=name),
             )
         )
+        resolver = self._forest.resolver(account_of(tree.name), {tree.name: alone})
         try:
-            made_of(alone, [milestone.id], self._forest.resolver(account_of(tree.name), {tree.name: alone}))
+            levels = levels_of([(alone, alone.milestone(milestone.id))], resolver)
         except NotFound:
             return AudienceReference.UNKNOWN
         except AudienceCycle:
             return AudienceReference.CYCLE
+        named, milestone_id = resolver(name)
+        is_deepest = levels[named.name, milestone_id] >= AUDIENCE_LEVELS_MAX
+        if is_deepest and not self._names_already(tree.name, milestone.id, name):
+            return AudienceReference.TOO_DEEP
         return AudienceReference.FOUND
+
+    def _names_already(self, journey: str, milestone_id: str, audience: str) -> bool:
+        """Whether the milestone is saved with criteria that name the audience, as before there was a limit on
+        levels: it may keep them.
+        """
+        try:
+            saved = self._forest.tree(journey)
+        except NotFound:
+            return False
+        return any(m.id == milestone_id and audience in audiences_in(m.criterion) for m in saved.milestones)

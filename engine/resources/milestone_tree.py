@@ -105,6 +105,15 @@ class Forest:
         milestones = self._repository.scan(Milestone, f"{account}/journeys/")
         return tuple(m.name for m in milestones if any(a in audiences for a in audiences_in(m.criteria)))
 
+    def trees(self, account: str) -> list[JourneyTree]:
+        """The saved journeys of an account."""
+        return [self.tree(journey.name) for journey in self._repository.scan(Journey, f"{account}/journeys/")]
+
+    def named_elsewhere(self, journey: str, milestones: Collection[str]) -> bool:
+        """Whether criteria of other journeys name the audience of one of the journey's milestones."""
+        audiences = {m.audience for m in self.milestones(journey) if m.name in milestones}
+        return any(journey_of(name) != journey for name in self.referring(audiences))
+
     def is_cyclic(self, tree: JourneyTree) -> bool:
         """Whether an audience would depend on itself if `tree` were saved.
 

@@ -14,8 +14,9 @@ import msgspec
 from engine.clock import Clock
 from engine.errors import AlreadyExists, FailedPrecondition, InvalidInput, LimitExceeded, NotFound, Warning
 from engine.limits import JOURNEY_LEVELS_MAX, JOURNEY_MILESTONES_MAX, Limits
-from engine.plan.tree import JourneyTree
+from engine.plan.tree import JourneyTree, audiences_in
 from engine.resources.activation import LIVE_STATES
+from engine.resources.audience_levels import raised_too_far, too_deep
 from engine.resources.checks import check_etag, display_name_faults, masked_values, refuse_if_any
 from engine.resources.criteria import CriteriaCheck, Prepared
 from engine.resources.journeys import Changed
@@ -202,6 +203,8 @@ class Milestones:
             tree = self._forest.tree(journey_of(milestone.name))
             located = tree_milestone(milestone)
             self._criteria.require(tree, located, milestone.criteria, CRITERIA_FIELD, prepared)
+            if any(audiences_in(milestone.criteria)):
+                _refuse_raised(self._forest, tree.with_draft(located), CRITERIA_FIELD)
 
     def _warnings(self, milestone: Milestone) -> tuple[Warning, ...]:
         """The warnings about a milestone that was written; none once its journey is deleted."""
@@ -294,8 +297,8 @@ class Milestones:
         return others, self._moved(journey, others)
 
     def _moved(self, journey: str, ordered: Sequence[Milestone]) -> JourneyTree:
-        """The tree with that order of siblings. Raises InvalidInput if it creates a cycle, since later
-        siblings depend on earlier ones.
+        """The tree with that order of siblings. Raises InvalidInput if it creates a cycle or too many levels
+        of audiences, since later siblings depend on earlier ones.
         """
         tree = self._forest.tree(journey)
         places = {milestone.name: place for place, milestone in enumerate(ordered)}
@@ -309,6 +312,7 @@ class Milestones:
                 "in this order an audience would depend on itself",
                 reason="INVALID_CRITERIA",
             )
+        _refuse_raised(self._forest, after, "position")
         return after
 
     # --- deleting -------------------------------------------------------------------------------------------
@@ -426,6 +430,13 @@ def _named(milestone: Milestone) -> Milestone:
     if milestone.display_name or _is_criteria(milestone):
         return milestone
     return msgspec.structs.replace(milestone, display_name=REMAINING_USERS_NAME)
+
+
+def _refuse_raised(forest: Forest, edited: JourneyTree, field: str) -> None:
+    """Raises InvalidInput when the edit has audiences name each other over too many levels."""
+    raised = raised_too_far(forest, edited)
+    if raised:
+        raise InvalidInput.one(field, too_deep(raised), reason="INVALID_CRITERIA")
 
 
 def _refuse_misfit(milestone: Milestone) -> None:

@@ -27,8 +27,10 @@ class Rounds:
         self._seconds = seconds
         self._spent = 0.0
 
-    def refresh_timely(self) -> None:
+    def refresh_timely(self, *, retry_after_s: float) -> dict[str, MilepostError]:
+        assert retry_after_s > 0
         self._spent += self._seconds
+        return {}
 
     def monotonic(self) -> float:
         return 10 * self._spent

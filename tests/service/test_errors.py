@@ -81,8 +81,8 @@ def test_every_engine_error_has_a_default_code() -> None:
         if isinstance(value, type) and issubclass(value, MilepostError) and value is not MilepostError
     ]
     unmapped = {c.__name__ for c in classes if c.default_reason not in CODES}
-    # Raised with a reason that names what stands in the way, never by its default.
-    assert unmapped == {"Aborted", "FailedPrecondition"}
+    # Raised with a reason that names what stands in the way, never by its default. A defect is INTERNAL.
+    assert unmapped == {"Aborted", "FailedPrecondition", "Defect"}
 
 
 def test_status_carries_reason_domain_and_metadata() -> None:

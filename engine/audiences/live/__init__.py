@@ -28,6 +28,7 @@ from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.closing import Closer
 from engine.audiences.live.consumers import Consumers
 from engine.audiences.live.definitions import DEFINING, Definitions
+from engine.audiences.live.failures import Failures, each_alone
 from engine.audiences.live.opted_in import OptedInValues
 from engine.audiences.live.progress import STORED_AGE_MICROS_MAX as STORED_AGE_MICROS_MAX
 from engine.audiences.live.progress import Current as Current
@@ -46,7 +47,7 @@ from engine.audiences.watch import PROGRESS_INTERVAL_DEFAULT_MICROS, Watch, Watc
 from engine.backends.base import DocumentKeeper, ServingWriter, Store
 from engine.clock import Clock
 from engine.deadline import TimeShares
-from engine.errors import DeadlineExceeded, MilepostError
+from engine.errors import DeadlineExceeded, MilepostError, failure_of
 from engine.limits import DEFAULT_LIMITS, Limits
 from engine.measures import Measure
 from engine.resources.activation import Activation
@@ -118,6 +119,7 @@ class Live:
         self._instant: Micros = backend.instant()
         self._watcher = Watcher(repository, self.calculated, self.reached, self.failure, backend)
         self._rounds = Rounds(self._states, clock, lambda: len(self._aside))
+        self._failures = Failures()
         self._opted_in = OptedInValues(repository, backend)
         self._serving: JourneyServing | None = None
         self._serving_aside: JourneyServing | None = None
@@ -232,27 +234,29 @@ class Live:
 
         A journey that fails does not delay the others; the first failure is raised at the end.
         """
-        self._refresh_many(self.due, TimeShares(), now)
+        for error in self._refresh_many(lambda account: True, TimeShares(), 0.0, now).values():
+            raise error
 
-    def refresh_timely(self, account_s_max: float = ACCOUNT_S_MAX) -> None:
+    def refresh_timely(
+        self, account_s_max: float = ACCOUNT_S_MAX, *, retry_after_s: float = 0.0
+    ) -> dict[str, MilepostError]:
         """As `refresh_all`, over the accounts that are not refreshed aside. One that takes longer, in
-        seconds, is refreshed aside from now on.
+        seconds, is refreshed aside from now on. Returns the failures by journey. Those that failed less than
+        `retry_after_s` ago are left out.
         """
         shares = TimeShares(account_s_max, self._stopping.is_set)
-        self._refresh_many(lambda: self.due(lambda account: account not in self._aside), shares)
+        return self._refresh_many(lambda account: account not in self._aside, shares, retry_after_s)
 
-    def refresh_aside(self, timeout_s: float) -> None:
+    def refresh_aside(self, timeout_s: float, *, retry_after_s: float = 0.0) -> dict[str, MilepostError]:
         """Runs one round over an account that is refreshed aside, unless none is due within the timeout.
-        Raises the first failure. For several threads.
+        Returns the failures as `refresh_timely` does. For several threads.
         """
         with self._aside.taken(timeout_s) as account:
             if account is None:
-                return
+                return {}
             with self._rounds.timed_aside(account):
                 turn = _Turn(TimeShares(is_cancelled=self._stopping.is_set), self._serving_aside)
-                failures = self._begun(self._in_order(self.due(account.__eq__)), turn, None)
-        if failures:
-            raise next(iter(failures.values()))
+                return self._begun(account.__eq__, turn, retry_after_s)
 
     def stop(self) -> None:
         """Ends `refresh_timely` and `refresh_aside` soon: what they have not stored yet is left as it was."""
@@ -267,18 +271,36 @@ class Live:
             raise error
 
     def _refresh_many(
-        self, due: Callable[[], Sequence[str]], shares: TimeShares, now: Micros | None = None
-    ) -> None:
+        self,
+        includes: Callable[[str], bool],
+        shares: TimeShares,
+        retry_after_s: float,
+        now: Micros | None = None,
+    ) -> dict[str, MilepostError]:
         self._work.clear()
         with self._running, self._rounds.timed():
             self._backend.take_news()
-            failures = self._begun(self._in_order(due()), _Turn(shares, self._serving), now)
-        self._opted_in.keep()
+            failures = self._begun(includes, _Turn(shares, self._serving), retry_after_s, now)
+        failures = self._noted(self._opted_in.keep()) | failures
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
-        if failures:
-            raise next(iter(failures.values()))
+        return failures
 
-    def _begun(self, journeys: Sequence[str], turn: _Turn, now: Micros | None) -> dict[str, MilepostError]:
+    def _noted(self, by_audience: Mapping[str, MilepostError]) -> dict[str, MilepostError]:
+        """Takes failures of audiences for those of their journeys, and keeps them."""
+        records = ((self._repository.find(Audience, name), error) for name, error in by_audience.items())
+        failures = {journey_of(record.milestone): error for record, error in records if record is not None}
+        for journey, error in failures.items():
+            self._failures.note(journey, self._states.of(journey), error)
+        return failures
+
+    def _begun(
+        self, includes: Callable[[str], bool], turn: _Turn, retry_after_s: float, now: Micros | None = None
+    ) -> dict[str, MilepostError]:
+        """Rounds over the due journeys of some accounts."""
+        due = self.due(includes)
+        journeys = self._in_order(
+            [j for j in due if not self._failures.is_waiting(self._states.of(j), retry_after_s)]
+        )
         with self._backend.beginning(journeys):
             # Read now, so that it is no earlier than the data that the round is about.
             failures = self._rounds_of(journeys, self._clock() if now is None else now, turn)
@@ -314,9 +336,12 @@ class Live:
         for account in turn.late:
             self._aside.put(account)
         # Once for all of them, as each is a transaction.
-        self._refresher.begin_histories(self._instant)
-        self._forget_old(journey for journey in journeys if journey not in failures)
-        return failures
+        late = self._refresher.begin_histories(self._instant)
+        done = [journey for journey in journeys if journey not in failures]
+        late |= dict(each_alone(done, self._forget_old))
+        for journey, error in late.items():
+            self._failures.note(journey, self._states.of(journey), error)
+        return late | failures
 
     def _forget_old(self, journeys: Iterable[str]) -> None:
         """Trims old changes of the journeys that were not looked at for an hour."""
@@ -349,8 +374,8 @@ class Live:
                         self._closer.close_deleted(journey, state, instant)
                     with shares.of(account) as deadline:
                         each = self._due(journey, state, instant, version, deadline)
-                except MilepostError as error:
-                    failures[journey] = error
+                except Exception as error:
+                    failures[journey] = failure_of(error)
                     continue
                 if each is None:
                     continue
@@ -367,10 +392,10 @@ class Live:
                 failures |= found
             done = {j: s for j, s in states.items() if j not in later and account_of(j) not in late}
             failures = {journey: error for journey, error in failures.items() if journey in done}
-            for journey, state in done.items():
-                state.failure = failures[journey].message if journey in failures else ""
             if turn.serving is not None:
-                turn.serving.serve_all({j: s for j, s in done.items() if j not in failures})
+                failures |= turn.serving.serve_all({j: s for j, s in done.items() if j not in failures})
+            for journey, state in done.items():
+                self._failures.note(journey, state, failures.get(journey))
         return failures, later
 
     def _due(

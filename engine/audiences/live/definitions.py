@@ -56,13 +56,14 @@ class Definitions:
             version = self.version()
             if version == state.defined_at:
                 return state.definition
-            state.defined_at = version
             generation = self.generation.value
             records = self.needed(journey)
             names = tuple(record.name for record in records)
             known = state.definition
             if known is None or known.generation != generation or known.milestones != names:
                 state.definition = self._define(journey, generation, records) if records else None
+            # Not before: a definition that fails is asked for again.
+            state.defined_at = version
             return state.definition
 
     def _define(self, journey: str, generation: int, records: Sequence[Milestone]) -> Definition:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from engine.audiences.live.failures import each_alone
 from engine.backends.base import MembershipStore, OptedIn
+from engine.errors import MilepostError
 from engine.resources.activation import LIVE_STATES
 from engine.resources.connections import opted_in_by
 from engine.resources.records import Connection
@@ -20,16 +24,24 @@ class OptedInValues:
         self._known: dict[str, OptedIn] = {}
         """By audience, what the store was told last."""
 
-    def keep(self) -> None:
-        """Call after each round. A connection is delivered once the store knows what it sends."""
+    def keep(self) -> dict[str, MilepostError]:
+        """Call after each round. A connection is delivered once the store knows what it sends. Returns the
+        failures by audience.
+        """
         wanted = self._wanted()
-        for audience in self._known.keys() | wanted.keys():
-            values = wanted.get(audience, _NOTHING)
-            membership = self._backend.membership(audience)
-            if membership is not None and membership.opted_in != values:
-                self._backend.opt_in(audience, values)
-        self._known = wanted
+
+        def tell(audiences: Sequence[str]) -> None:
+            for audience in audiences:
+                values = wanted.get(audience, _NOTHING)
+                membership = self._backend.membership(audience)
+                if membership is not None and membership.opted_in != values:
+                    self._backend.opt_in(audience, values)
+
+        failures = dict(each_alone([*(self._known.keys() | wanted.keys())], tell))
+        # What failed is told again: it is wanted, or known from before.
+        self._known = wanted | {audience: _NOTHING for audience in failures if audience not in wanted}
         self._backend.record_updates()
+        return failures
 
     def _wanted(self) -> dict[str, OptedIn]:
         found: dict[str, OptedIn] = {}

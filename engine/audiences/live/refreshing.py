@@ -7,6 +7,7 @@ few horizons, and remembers whom time may move within them.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ from typing import Protocol
 
 from engine.audiences.history import Rolled, SizeHistory
 from engine.audiences.live.definitions import Definitions
+from engine.audiences.live.failures import each_alone
 from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.live.trimming import Trimmer
 from engine.backends.base import Ahead, Membership, MembershipStore, ScopeRefresh, UserReader
 from engine.clock import Clock, ClockState
 from engine.deadline import TimeShares
-from engine.errors import MilepostError
+from engine.errors import MilepostError, failure_of
 from engine.plan.model import Plan
 from engine.plan.passes import ALL_PASSES, optimise
 from engine.resources.milestone_tree import Forest
@@ -80,8 +82,8 @@ class JourneyRefresher:
         self._exact_since = exact_since
         self._clock = clock
         self._seconds_per_user = _SECONDS_PER_USER
-        self._calculated: deque[Rolled] = deque()
-        """Audiences that were calculated for the first time, and have no history yet."""
+        self._calculated: deque[tuple[str, Rolled]] = deque()
+        """Audiences that were calculated for the first time, and have no history yet, with their journeys."""
 
     # --- what is due ----------------------------------------------------------------------------------------
 
@@ -221,10 +223,15 @@ class JourneyRefresher:
 
     def run(self, now: Micros, due: Sequence[Due], shares: TimeShares) -> dict[str, MilepostError]:
         """Refreshes journeys in one transaction. Returns the failures by journey: DeadlineExceeded for all of
-        an account that has used up its share.
+        an account that has used up its share. When the transaction fails by an error that nobody expected,
+        each journey has one of its own.
         """
         asked = [each for each in due if each.refresh is not None]
-        self._roll(asked, now)
+        unrolled = each_alone(asked, functools.partial(self._roll, now=now))
+        if unrolled:
+            failures = {each.journey: error for each, error in unrolled}
+            rest = [each for each in due if each.journey not in failures]
+            return failures | self.run(now, rest, shares)
         began = time.perf_counter()
         for each in asked:
             if each.is_whole:
@@ -237,26 +244,38 @@ class JourneyRefresher:
                 [each.journey for each in due if each.refresh is None],
                 shares,
             )
-        except MilepostError as error:
-            return {each.journey: error for each in due}
+        except Exception as error:
+            if isinstance(error, MilepostError) or len(due) == 1:
+                return {each.journey: failure_of(error) for each in due}
+            return {j: failure for each in due for j, failure in self.run(now, [each], shares).items()}
         finally:
             for each in asked:
                 each.state.begun = None
-        failures = {}
-        for each, found in zip(asked, outcome, strict=True):
-            if isinstance(found, MilepostError):
-                failures[each.journey] = found
-            else:
-                self._refreshed(each, found)
+        failures = self._take(asked, outcome, now)
         whole_users = sum(each.users for each in asked if each.is_whole and each.journey not in failures)
         if whole_users:
             self._seconds_per_user = (time.perf_counter() - began) / whole_users
         for each in due:
-            if each.journey not in failures:
+            if each.refresh is None:
                 self._reach(each, now)
         return failures
 
-    def _roll(self, asked: Sequence[Due], now: Micros) -> None:
+    def _take(
+        self, asked: Sequence[Due], outcome: Sequence[tuple[Membership, ...] | MilepostError], now: Micros
+    ) -> dict[str, MilepostError]:
+        """Takes over what was stored. Returns the failures by journey."""
+        failures = {}
+        for each, found in zip(asked, outcome, strict=True):
+            try:
+                if isinstance(found, MilepostError):
+                    raise found
+                self._refreshed(each, found)
+                self._reach(each, now)
+            except Exception as error:
+                failures[each.journey] = failure_of(error)
+        return failures
+
+    def _roll(self, asked: Sequence[Due], *, now: Micros) -> None:
         """Closes the periods of the histories of all audiences that may change."""
         rolled_to, settled = history_times(self._clock, now)
         rolled = []
@@ -270,16 +289,20 @@ class JourneyRefresher:
     def _refreshed(self, due: Due, after: Sequence[Membership]) -> None:
         for (audience, before), membership in zip(due.before.items(), after, strict=True):
             if before is None:
-                self._calculated.append(Rolled(audience, membership, due.definition.zone))
+                rolled = Rolled(audience, membership, due.definition.zone)
+                self._calculated.append((due.journey, rolled))
             self._trimmer.trim(audience, membership)
 
-    def begin_histories(self, now: Micros) -> None:
+    def begin_histories(self, now: Micros) -> dict[str, MilepostError]:
         """Begins the histories of audiences that were calculated for the first time: call after all of them
-        were, as it is one transaction.
+        were, as it is one transaction. Returns the failures by journey.
         """
         calculated = [self._calculated.popleft() for _ in range(len(self._calculated))]
-        if calculated:
-            self._history.begin(calculated, history_times(self._clock, now)[0])
+
+        def begin(some: Sequence[tuple[str, Rolled]]) -> None:
+            self._history.begin([rolled for _, rolled in some], history_times(self._clock, now)[0])
+
+        return {journey: error for (journey, _), error in each_alone(calculated, begin)}
 
     def _reach(self, due: Due, now: Micros) -> None:
         state = due.state

@@ -7,11 +7,13 @@ what concerns users with newer data, and answer the rest as of the last instant 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from engine.audiences.live.failures import each_alone
 from engine.audiences.live.state import Definition, JourneyState
 from engine.audiences.outlooks import Outlooks
 from engine.backends.base import EstimateOutlook, ServedScope, ServingWriter
+from engine.errors import MilepostError, failure_of
 from engine.resources.records import account_of
 
 JOURNEYS_ALWAYS_SERVED = 16
@@ -31,27 +33,46 @@ class JourneyServing:
         self._rests_until = 0.0
         """An instant of `time.monotonic()`."""
 
-    def serve_all(self, journeys: Mapping[str, JourneyState]) -> None:
+    def serve_all(self, journeys: Mapping[str, JourneyState]) -> dict[str, MilepostError]:
         """Serves what a round has brought in step, all of it at one instant; of many journeys, not while the
-        last time took more than a share of the time since. Call within the round.
+        last time took more than a share of the time since. Returns the failures by journey. Call within the
+        round.
         """
         now = time.monotonic()
         if now < self._rests_until and len(journeys) > JOURNEYS_ALWAYS_SERVED:
-            return
+            return {}
         began = time.thread_time()
         accounts: dict[str, dict[str, ServedScope]] = {}
+        failures: dict[str, MilepostError] = {}
         for journey, state in journeys.items():
             account = account_of(journey)
-            accounts.setdefault(account, {})[journey] = self._served(account, state, state.definition)
+            try:
+                served = self._served(account, state, state.definition)
+            except Exception as error:
+                failures[journey] = failure_of(error)
+                served = _unserved(state)
+            accounts.setdefault(account, {})[journey] = served
         for account, scopes in accounts.items():
-            self._writer.serve(account, scopes)
-            self._writer.serve_ids(account)
+            failures |= self._serve(account, scopes)
         spent = time.thread_time() - began
         self._rests_until = now + min(spent / SERVING_SHARE, REST_S_MAX)
+        return failures
+
+    def _serve(self, account: str, scopes: Mapping[str, ServedScope]) -> dict[str, MilepostError]:
+        def serve(journeys: Sequence[str]) -> None:
+            self._writer.serve(account, {journey: scopes[journey] for journey in journeys})
+
+        failures = dict(each_alone(list(scopes), serve))
+        try:
+            self._writer.serve_ids(account)
+        except Exception as error:
+            # Of all the account's journeys: their lists need the ids.
+            failures |= dict.fromkeys(scopes, failure_of(error))
+        return failures
 
     def _served(self, account: str, state: JourneyState, definition: Definition | None) -> ServedScope:
         if definition is None:
-            return ServedScope(generation=0, reached=state.as_of, depends_on_time=False)
+            return _unserved(state)
         milestones = definition.milestone_of
         is_whole = state.digests == definition.digests
         definitions = (
@@ -85,3 +106,8 @@ class JourneyServing:
         if writes is None or not served:
             return {}
         return self._outlooks.of(served, state.as_of, definition.generation, writes)
+
+
+def _unserved(state: JourneyState) -> ServedScope:
+    """Nothing that readers could answer from."""
+    return ServedScope(generation=0, reached=state.as_of, depends_on_time=False)

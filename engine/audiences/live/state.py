@@ -84,6 +84,9 @@ class JourneyState:
     """Time of the last search for old changes, by the server's clock."""
     failure: str = ""
     """The error of the last round; "" when it succeeded."""
+    failed_at: float = 0.0
+    failure_logged: float = 0.0
+    """When it last failed, and when that was last logged: instants of `time.monotonic()`."""
     begun: float | None = None
     predicted_seconds: float = 0.0
 

@@ -27,6 +27,8 @@ ALIVE_S_MAX = 2.0
 STATEMENT_BYTES_MAX = 64 << 20
 STATEMENT_NODES_MAX = 2_000_000
 """Nodes of a parsed statement. A plan's `in` may have 10,000 values, and a user's cuts are in it too."""
+PARSER_DEPTH_MAX = 10_000
+"""Nesting that a server parses: a query in another takes about ten. It looks after its stack as well."""
 MEMORY_BYTES_MAX = 4 << 30
 """Memory of a statement on each server. Groups of users go to disk before."""
 RESULT_BYTES_MAX = 512 << 20
@@ -41,6 +43,7 @@ SETTINGS: Mapping[str, int | str] = {
     "max_bytes_before_external_group_by": MEMORY_BYTES_MAX // 2,
     "max_expanded_ast_elements": STATEMENT_NODES_MAX,
     "max_memory_usage": MEMORY_BYTES_MAX,
+    "max_parser_depth": PARSER_DEPTH_MAX,
     "max_query_size": STATEMENT_BYTES_MAX,
     "max_result_bytes": RESULT_BYTES_MAX,
     # Passes over conditions that find nothing in a plan's, and take most of the CPU of a large one.

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from engine.criteria.faults import TOO_DEEP, Faults
 from engine.criteria.faults import AudienceReference as AudienceReference
 from engine.criteria.faults import Context as Context
-from engine.criteria.faults import Faults
 from engine.criteria.model import (
     FIRST_SEEN,
     LAST_SEEN,
@@ -104,6 +104,8 @@ class _Validation(CriterionVisitor[_At, None]):
                 self._faults.missing_audience(path, name)
             case AudienceReference.CYCLE:
                 self._faults.add(path, f"audience {name!r} itself depends on this milestone")
+            case AudienceReference.TOO_DEEP:
+                self._faults.add(path, f"audience {name!r} {TOO_DEEP}")
             case AudienceReference.DELETED:
                 self._faults.add(path, f"audience {name!r} is deleted by this document")
             case AudienceReference.FOUND:

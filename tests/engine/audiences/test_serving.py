@@ -52,7 +52,7 @@ class Writer:
         found = 0
         for _ in range(count):
             self.served.clear()
-            service.serve_all(journeys)
+            assert not service.serve_all(journeys)
             assert self.served in ([], [*journeys])
             found += bool(self.served)
             self.now += every

@@ -36,7 +36,8 @@ from engine.criteria.model import (
     WhereAll,
     WhereAttribute,
 )
-from engine.errors import NotFound
+from engine.errors import FailedPrecondition, NotFound
+from engine.limits import AUDIENCE_LEVELS_EVALUATED_MAX
 from engine.plan.compile import (
     compile_audiences,
     compile_criterion,
@@ -424,11 +425,22 @@ def chain(length: int) -> tuple[JourneyTree, Audiences]:
     return journeys["m0"][0], Audiences(journeys)
 
 
-def test_audiences_in_audiences_to_any_depth() -> None:
-    journey, resolver = chain(3_000)
+def test_audiences_in_audiences_over_as_many_levels_as_are_evaluated() -> None:
+    journey, resolver = chain(AUDIENCE_LEVELS_EVALUATED_MAX)
     plan = compile_milestone(ACCOUNT, journey, "m0", NOW, resolver).plan
     assert evaluate(plan, LETTERS)[0] == {"a", "ab", "abc"}
     assert len(plan.steps) == 2
+
+
+def test_deeper_audiences_are_refused_before_anything_is_compiled_of_them() -> None:
+    """The lowest that is too deep is named, however many there are above it."""
+    length = 3_000
+    journey, resolver = chain(length)
+    with pytest.raises(FailedPrecondition) as refused:
+        compile_milestone(ACCOUNT, journey, "m0", NOW, resolver)
+    assert refused.value.reason == "AUDIENCE_TOO_DEEP"
+    milestone = f"m{length - AUDIENCE_LEVELS_EVALUATED_MAX - 1}"
+    assert refused.value.metadata == {"milestone": milestone, "limit": str(AUDIENCE_LEVELS_EVALUATED_MAX)}
 
 
 def test_parents_to_any_depth() -> None:

@@ -997,7 +997,9 @@ Global___SequenceStep: _TypeAlias = SequenceStep  # noqa: Y015
 
 @_typing.final
 class AudienceCriterion(_message.Message):
-    """Matches when the user is in another audience. A cycle fails with INVALID_ARGUMENT when it is saved."""
+    """Matches when the user is in another audience. A cycle fails with INVALID_ARGUMENT when it is saved, and so does the
+    17th level: an audience whose criteria name one, whose criteria name one, and so on.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -126,6 +126,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OUTPUT_SENDS_NOTHING: _ErrorReason.ValueType  # 61
     """FAILED_PRECONDITION. The output is of a kind that sends nothing."""
+    ERROR_REASON_AUDIENCE_TOO_DEEP: _ErrorReason.ValueType  # 62
+    """FAILED_PRECONDITION. The criteria name audiences over more levels than can be evaluated: a store of an earlier
+    version, or a cluster. Repeat the criteria of one of them instead of naming it. Metadata: limit, and milestone
+    unless it is a cluster's limit.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the `google.rpc.ErrorInfo` in every error, with the domain `milepost`. Each
@@ -237,4 +242,9 @@ output.
 """
 ERROR_REASON_OUTPUT_SENDS_NOTHING: ErrorReason.ValueType  # 61
 """FAILED_PRECONDITION. The output is of a kind that sends nothing."""
+ERROR_REASON_AUDIENCE_TOO_DEEP: ErrorReason.ValueType  # 62
+"""FAILED_PRECONDITION. The criteria name audiences over more levels than can be evaluated: a store of an earlier
+version, or a cluster. Repeat the criteria of one of them instead of naming it. Metadata: limit, and milestone
+unless it is a cluster's limit.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

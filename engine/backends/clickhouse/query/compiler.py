@@ -57,6 +57,7 @@ from engine.backends.clickhouse.tables import (
 from engine.backends.clickhouse.view import Base, View
 from engine.criteria.model import Equals
 from engine.criteria.operators import ResolvedTest
+from engine.errors import FailedPrecondition
 from engine.plan.model import (
     AttributeMatch,
     BucketMatch,
@@ -79,8 +80,13 @@ from engine.values import Micros
 
 WORD_BITS = 64
 _INPUTS_ALONE_MAX = 4
-EXPRESSION_STEPS_MAX = 16
-"""Steps of one expression, those that it shares with others counted each time."""
+EXPRESSION_STEPS = (16, 64, 256)
+"""Steps of one expression at most, those that it shares with others counted each time: the first of these by
+which a plan takes no more than `QUERY_LEVELS_MAX` queries in each other. Small expressions are analysed
+sooner.
+"""
+QUERY_LEVELS_MAX = 64
+"""Queries in each other. A server's stack holds about two hundred."""
 _SCOPE = "\0scope\0"
 """Stands for a condition on p and user. Literals have no NUL: they escape it."""
 _ROW_COLUMNS = {EVENTS: ("time", "seq"), FACTS: ("time", "seq"), SEEN: ("first", "last")}
@@ -234,8 +240,22 @@ def bit_is_set(bit: int) -> str:
 
 
 def _levels(plan: Plan) -> tuple[int, ...]:
-    """By step, the query that computes it, such that no expression gets larger than `EXPRESSION_STEPS_MAX`
-    when its aliases are replaced.
+    """By step, the query that computes it. Raises FailedPrecondition when the plan takes too many."""
+    for steps_max in EXPRESSION_STEPS:
+        levels = _levels_within(plan, steps_max)
+        if max(levels, default=0) < QUERY_LEVELS_MAX:
+            return levels
+    raise FailedPrecondition(
+        f"the criteria nest too deep for a cluster: they take more than {QUERY_LEVELS_MAX} queries in each "
+        "other; name audiences over fewer levels, or make journeys of fewer milestones",
+        reason="AUDIENCE_TOO_DEEP",
+        metadata={"limit": str(QUERY_LEVELS_MAX)},
+    )
+
+
+def _levels_within(plan: Plan, steps_max: int) -> tuple[int, ...]:
+    """By step, the query that computes it, such that no expression gets larger than `steps_max` when its
+    aliases are replaced.
     """
     levels: list[int] = []
     sizes: list[int] = []
@@ -243,7 +263,7 @@ def _levels(plan: Plan) -> tuple[int, ...]:
         operands = operands_of(step)
         level = max((levels[operand] for operand in operands), default=0)
         size = 1 + sum(sizes[operand] if levels[operand] == level else 1 for operand in operands)
-        if size > EXPRESSION_STEPS_MAX and operands:
+        if size > steps_max and operands:
             level, size = level + 1, 1 + len(operands)
         levels.append(level)
         sizes.append(size)

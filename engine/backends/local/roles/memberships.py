@@ -32,7 +32,7 @@ from engine.backends.local.storage.turns import Read
 from engine.backends.local.write.state import P
 from engine.clock import Stamp
 from engine.deadline import TimeShares
-from engine.errors import DeadlineExceeded, MilepostError, NotFound
+from engine.errors import DeadlineExceeded, MilepostError, NotFound, failure_of
 from engine.plan.model import Plan
 from engine.plan.reads import Reads
 from engine.values import Micros
@@ -222,10 +222,13 @@ class StoredMemberships(OpenStore[P]):
                 self._refreshed.notify_all()
 
     def _outcome(self, asked: Asked[P]) -> tuple[Membership, ...] | MilepostError:
-        if asked.failure is not None:
-            return asked.failure
         memberships = self._state.memberships
-        return tuple([self._public(memberships, audience) for audience in asked.refresh.audiences])
+        try:
+            if asked.failure is None:
+                return tuple([self._public(memberships, audience) for audience in asked.refresh.audiences])
+        except Exception as error:
+            asked.failure = failure_of(error)
+        return asked.failure
 
     @staticmethod
     def _public(memberships: Memberships, audience: str) -> Membership:
@@ -240,7 +243,9 @@ class StoredMemberships(OpenStore[P]):
         step: Callable[[Asked[P], P | None, Read], None],
         shares: TimeShares,
     ) -> None:
-        """Runs a step of every refresh, many in one read. A scope that fails does not delay the others."""
+        """Runs a step of every refresh, many in one read. A scope that fails, by whatever error, does not
+        delay the others.
+        """
         rest = deque(asked for asked in all_asked if asked.failure is None)
         while rest:
             name = rest[0].account
@@ -265,8 +270,10 @@ class StoredMemberships(OpenStore[P]):
             while rest and rest[0].account == name:
                 try:
                     step(rest[0], found, read)
-                except MilepostError as error:
-                    rest.popleft().failure = error
+                except AccountForgotten:
+                    raise
+                except Exception as error:
+                    rest.popleft().failure = failure_of(error)
                     # The read may have ended without the lock.
                     return
                 rest.popleft()
@@ -301,7 +308,7 @@ class StoredMemberships(OpenStore[P]):
             for start in range(0, len(all_scopes), BEGUN_AT_ONCE):
                 with self._locked():
                     for scope in all_scopes[start : start + BEGUN_AT_ONCE]:
-                        self._begin_again(scope, watched)
+                        self._begin_early(scope, watched)
             thread = threading.get_ident()
             self._rounds[thread] = watched
             try:
@@ -313,6 +320,13 @@ class StoredMemberships(OpenStore[P]):
                         prepared = self._prepared.pop(scope, None)
                         if prepared is not None:
                             self._state.memberships.abandon(scope, prepared[0])
+
+    def _begin_early(self, scope: str, watched: Watched) -> None:
+        """As `_begin_again`. After an error it is left to the refresh, whose own it becomes."""
+        try:
+            self._begin_again(scope, watched)
+        except Exception:
+            self._state.memberships.abandon(scope)
 
     def _begin_again(self, scope: str, watched: Watched) -> None:
         memberships = self._state.memberships
@@ -517,13 +531,25 @@ class StoredMemberships(OpenStore[P]):
             memberships.close_round(round_, still)
             for asked in all_asked:
                 if asked.failure is None:
-                    self._expect(asked)
+                    self._expect_or_fail(asked)
             surplus = memberships.surplus(round_.written)
         # Of users who were erased meanwhile.
         self._record_exits_if_there_is_room()
         # Readers know of it before records are deleted.
+        owners = {audience: asked for asked in all_asked for audience in asked.refresh.audiences}
         for audience, through in surplus.items():
-            self._commit(functools.partial(memberships.trim, audience, through))
+            try:
+                self._commit(functools.partial(memberships.trim, audience, through))
+            except Exception as error:
+                owners[audience].failure = failure_of(error)
+
+    def _expect_or_fail(self, asked: Asked[P]) -> None:
+        """As `_expect`; after an error nobody is known to be expected, and everyone is looked at."""
+        try:
+            self._expect(asked)
+        except Exception as error:
+            asked.failure = failure_of(error)
+            self._state.memberships.expected.drop(asked.scope)
 
     def _expect(self, asked: Asked[P]) -> None:
         """Takes over whom of the refreshed users time is expected to move."""

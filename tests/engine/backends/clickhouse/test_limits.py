@@ -10,6 +10,7 @@ from engine.backends.clickhouse.query.compiler import WORD_BITS
 from engine.backends.clickhouse.server import Address, Server
 from engine.criteria.model import Aggregate, EventType, In
 from engine.errors import LimitExceeded
+from engine.limits import AUDIENCE_LEVELS_MAX
 from engine.plan.model import (
     AttributeMatch,
     Difference,
@@ -23,10 +24,14 @@ from engine.plan.model import (
     Union,
     Universe,
 )
+from engine.plan.passes import ALL_PASSES, Pass, optimise
+from engine.values import MICROS_PER_DAY
 from tests.engine.backends.clickhouse.gateway import Gateway
+from tests.engine.deep_audiences import BUY, SEEN, are_buyers, plan_of_deepest
 from tests.oracle.world import Batch
 
 ACCOUNT = "accounts/limits"
+DEEP = "accounts/deep"
 WORKSPACE = f"{ACCOUNT}/workspaces/w"
 INPUT = f"{WORKSPACE}/inputs/i"
 USERS = 20
@@ -134,3 +139,25 @@ def test_a_statement_returns_so_much_at_most(
             asked.query("SELECT repeat('x', 1000 + number % 2) FROM numbers(100000)")
     finally:
         asked.close()
+
+
+@pytest.mark.parametrize("passes", [(), ALL_PASSES], ids=["as it is", "optimised"])
+def test_audiences_over_as_many_levels_as_are_allowed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, passes: tuple[Pass, ...]
+) -> None:
+    """Counted by the bits and by the steps, listed and asked about one by one."""
+    as_of = 40 * MICROS_PER_DAY
+    records = [EventRecord(f"deep{n}", INPUT, SEEN, EventType.CUSTOM, as_of, {}) for n in range(5)]
+    records += [EventRecord(f"deep{n}", INPUT, BUY, EventType.CUSTOM, as_of - 1, {}) for n in range(2)]
+    gateway.happen(DEEP, Batch(tuple(records)))
+    raw = plan_of_deepest(AUDIENCE_LEVELS_MAX, DEEP, INPUT, as_of)
+    plan, view = optimise(raw, passes), gateway.view(DEEP)
+    members = [f"deep{n}" for n in (range(2) if are_buyers(AUDIENCE_LEVELS_MAX) else range(2, 5))]
+    assert gateway.sizes(plan) == [len(members)]
+    monkeypatch.setattr(plans, "PATTERNS_MAX", 0)
+    assert gateway.sizes(plan) == [len(members)]
+    page = gateway.plans.execute(view, plan, Members())
+    assert sorted(page.user_ids) == members
+    asked = tuple(f"deep{n}" for n in range(5))
+    flags = gateway.plans.execute(view, plan, Contains(asked)).flags
+    assert [user for user, each in zip(asked, flags, strict=True) if each[0]] == members

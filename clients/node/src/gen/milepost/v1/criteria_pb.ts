@@ -1040,7 +1040,8 @@ export const SequenceStepSchema: GenMessage<SequenceStep> = /*@__PURE__*/
   messageDesc(file_milepost_v1_criteria, 21);
 
 /**
- * Matches when the user is in another audience. A cycle fails with INVALID_ARGUMENT when it is saved.
+ * Matches when the user is in another audience. A cycle fails with INVALID_ARGUMENT when it is saved, and so does the
+ * 17th level: an audience whose criteria name one, whose criteria name one, and so on.
  *
  * @generated from message milepost.v1.AudienceCriterion
  */
