@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -142,7 +142,7 @@ class Writer:
         self._commit_lock = threading.Lock()
         self._apply_lock = threading.Lock()
         self._turns = threading.Lock()
-        """Guards the six that follow. Held for moments."""
+        """Guards the seven that follow. Held for moments."""
         self._waiting: WorkQueue[Ticket] = WorkQueue()
         self._jobs: set[_Job] = set()
         """Those that callers are doing."""
@@ -150,6 +150,8 @@ class Writer:
         """Callers who have nothing to do, those who wait longest first."""
         self._pauses = 0
         """Those who want, or have, that no entry is applied."""
+        self._unapplied: Counter[str] = Counter()
+        """For each account its entries that wait or are logged, and are not applied yet."""
         self._ahead = 0
         """Work that is logged, or being logged, and not being applied yet."""
         self._applying = 0
@@ -217,6 +219,7 @@ class Writer:
         with self._turns:
             for ticket in tickets:
                 self._waiting.put(ticket)
+                self._unapplied[ticket.account] += 1
         for ticket in tickets:
             self._see_through(ticket)
         return [ticket.result() for ticket in tickets]
@@ -278,11 +281,23 @@ class Writer:
             turn.job = job
             turn.comes.release()
 
-    def _tell(self, ticket: Ticket) -> None:
-        """Wakes those whose ticket is decided with this one."""
+    def _ended(self, ticket: Ticket) -> None:
+        """The entry is applied, refused or not logged. Wakes those whose ticket is decided with it; others
+        are to be logged again.
+        """
         for each in ticket.of_callers():
             if each.is_decided:
+                self._unapplied[each.account] -= 1
+                if not self._unapplied[each.account]:
+                    del self._unapplied[each.account]
                 self._wake(each)
+
+    def has_unapplied(self, account: str) -> bool:
+        """Whether entries of the account are still to be applied, those of callers who got an error
+        included.
+        """
+        with self._turns:
+            return account in self._unapplied
 
     def _may_commit(self) -> bool:
         """Whether something waits that may be logged now, or fails."""
@@ -359,7 +374,7 @@ class Writer:
             for ticket in tickets:
                 self._ahead -= ticket.work
                 ticket.failed(error)
-                self._tell(ticket)
+                self._ended(ticket)
 
     def _apply_logged(self, ticket: Ticket) -> None:
         """Applies logged entries until the ticket is decided, none is left or somebody wants a pause."""
@@ -398,7 +413,7 @@ class Writer:
             self._delay = None
             self._logged.popleft()
             self._applying = 0
-            self._tell(ticket)
+            self._ended(ticket)
             self._hand_out()
         return True
 
@@ -406,7 +421,8 @@ class Writer:
         """Whoever waits for logged entries gets an error: nobody else tries to apply them."""
         for ticket in self._logged:
             ticket.failed(delay)
-            self._tell(ticket)
+            for each in ticket.of_callers():
+                self._wake(each)
 
     @property
     def _has_note(self) -> bool:
@@ -442,6 +458,7 @@ class Writer:
                 note.logged(self._log.append([encode_entry(note.entry)]))
                 with self._turns:
                     self._ahead += note.work
+                    self._unapplied[note.account] += 1
                     self._logged.append(note)
         except MilepostError as failure:
             self._failure = self._failure or failure

@@ -156,6 +156,7 @@ def test_each_caller_is_answered_in_order_at_growing_revisions(seed: int) -> Non
         assert revisions == sorted(set(revisions))
         assert [site.state.place_of(f"{caller} {number}") + 1 for number in range(writes)] == revisions
     assert (site.writer._ahead, site.writer._applying, len(site.writer._parked)) == (0, 0, 0)
+    assert not site.writer._unapplied
 
 
 def test_small_writes_of_many_callers_share_a_commit() -> None:
@@ -183,6 +184,7 @@ def test_a_full_log_refuses_what_waits_and_takes_what_comes_later() -> None:
     site.write(BAD, "later", 3_000)
     assert site.answers["later"] == Appended(1, 3_000, 0)
     assert site.writer._ahead == 0
+    assert not site.writer._unapplied
 
 
 def test_an_entry_that_cannot_be_encoded_fails_alone() -> None:
