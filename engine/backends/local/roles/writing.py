@@ -81,8 +81,10 @@ class Writing(Checkpoints[P]):
         writing anything. Many updates of users without one may become visible piece by piece.
         """
         batch = tuple(records)
-        rows_max = USERS_PER_ENTRY if _may_be_split(batch, request_id) else max(1, len(batch))
-        pieces = [batch[start : start + rows_max] for start in range(0, max(1, len(batch)), rows_max)]
+        pieces = [batch]
+        if len(batch) > USERS_PER_ENTRY and _may_be_split(batch, request_id):
+            starts = range(0, len(batch), USERS_PER_ENTRY)
+            pieces = [batch[start : start + USERS_PER_ENTRY] for start in starts]
         entries = [functools.partial(_batch, account, request_id, piece) for piece in pieces]
         return self._append(batch, request_id, *entries)
 

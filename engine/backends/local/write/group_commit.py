@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -62,17 +61,14 @@ class Ticket:
 
     def __init__(self, entry: LogEntry) -> None:
         self.entry = entry
+        self.account = entry.account
+        """The account that the entry counts for."""
         self.work = work_of(entry)
         """Its work, in event records."""
         self.encoded = b""
         self.position = 0
         self.answer: Appended | None = None
         self.error: BaseException | None = None
-
-    @property
-    def account(self) -> str:
-        """The account that the entry counts for."""
-        return self.entry.account
 
     @property
     def is_decided(self) -> bool:
@@ -114,11 +110,8 @@ class Ticket:
         return self.answer
 
 
-class _Job(Enum):
-    """Work for all, which one caller at a time does."""
-
-    COMMIT = "commit"
-    APPLY = "apply"
+_Job: TypeAlias = Literal["commit", "apply"]
+"""Work for all, which one caller at a time does."""
 
 
 class _Turn:
@@ -150,7 +143,7 @@ class Writer:
         """Callers who have nothing to do, those who wait longest first."""
         self._pauses = 0
         """Those who want, or have, that no entry is applied."""
-        self._unapplied: Counter[str] = Counter()
+        self._unapplied: dict[str, int] = {}
         """For each account its entries that wait or are logged, and are not applied yet."""
         self._ahead = 0
         """Work that is logged, or being logged, and not being applied yet."""
@@ -219,7 +212,7 @@ class Writer:
         with self._turns:
             for ticket in tickets:
                 self._waiting.put(ticket)
-                self._unapplied[ticket.account] += 1
+                self._count(ticket, 1)
         for ticket in tickets:
             self._see_through(ticket)
         return [ticket.result() for ticket in tickets]
@@ -229,7 +222,7 @@ class Writer:
         done: _Job | None = None
         while job := self._next_turn(ticket, done):
             try:
-                if job is _Job.COMMIT:
+                if job == "commit":
                     self._commit()
                 else:
                     self._apply_logged(ticket)
@@ -251,7 +244,8 @@ class Writer:
                 job = self._take_job()
                 if job is None:
                     turn = self._parked[ticket] = _Turn()
-            self._hand_out()
+            if self._parked:
+                self._hand_out()
         if turn is not None:
             turn.comes.acquire()
             job = turn.job
@@ -261,10 +255,11 @@ class Writer:
         """Takes a job that is to be done, if there is one. Committing comes first: it is short, and what is
         logged can be applied meanwhile.
         """
-        if _Job.COMMIT not in self._jobs and self._may_commit():
-            job = _Job.COMMIT
-        elif _Job.APPLY not in self._jobs and self._may_apply():
-            job = _Job.APPLY
+        job: _Job
+        if "commit" not in self._jobs and self._may_commit():
+            job = "commit"
+        elif "apply" not in self._jobs and self._may_apply():
+            job = "apply"
         else:
             return None
         self._jobs.add(job)
@@ -287,10 +282,17 @@ class Writer:
         """
         for each in ticket.of_callers():
             if each.is_decided:
-                self._unapplied[each.account] -= 1
-                if not self._unapplied[each.account]:
-                    del self._unapplied[each.account]
+                self._count(each, -1)
                 self._wake(each)
+
+    def _count(self, ticket: Ticket, more: int) -> None:
+        """Counts an entry that is to be applied (1), or no longer is (-1)."""
+        account = ticket.account
+        left = self._unapplied.get(account, 0) + more
+        if left:
+            self._unapplied[account] = left
+        else:
+            del self._unapplied[account]
 
     def has_unapplied(self, account: str) -> bool:
         """Whether entries of the account are still to be applied, those of callers who got an error
@@ -414,7 +416,8 @@ class Writer:
             self._logged.popleft()
             self._applying = 0
             self._ended(ticket)
-            self._hand_out()
+            if self._parked:
+                self._hand_out()
         return True
 
     def _fail_logged(self, delay: NotApplied) -> None:
@@ -458,7 +461,7 @@ class Writer:
                 note.logged(self._log.append([encode_entry(note.entry)]))
                 with self._turns:
                     self._ahead += note.work
-                    self._unapplied[note.account] += 1
+                    self._count(note, 1)
                     self._logged.append(note)
         except MilepostError as failure:
             self._failure = self._failure or failure

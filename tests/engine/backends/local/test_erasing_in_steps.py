@@ -223,7 +223,7 @@ def test_an_erasure_erases_what_came_before_and_is_not_applied_yet(backend: Loca
     with backend._writer.paused():
         for number, call in enumerate(calls, 1):
             call.start()
-            eventually(lambda: backend._writer._unapplied[ACCOUNT] == number)  # noqa: B023 (called at once)
+            eventually(lambda: backend._writer._unapplied.get(ACCOUNT) == number)  # noqa: B023 (called at once)
     for call in calls:
         call.join()
     assert backend.revision() == before + 2
