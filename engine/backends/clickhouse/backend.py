@@ -180,10 +180,10 @@ class ClickHouseBackend(
                     " another input",
                 )
 
-    def _append(self, rows: Sized, request_id: str, entry_at: Callable[[Stamp], BatchEntry]) -> Appended:
+    def _append(self, rows: Sized, request_id: str, *entries_at: Callable[[Stamp], BatchEntry]) -> Appended:
         self._check_room()
         self._checkpoint_in_time()
-        return super()._append(rows, request_id, entry_at)
+        return super()._append(rows, request_id, *entries_at)
 
     def _write_followed(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
         """Logs and applies an entry about tables of others."""

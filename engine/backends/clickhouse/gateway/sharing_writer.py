@@ -8,7 +8,6 @@ like any other, with the same inserts.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +16,9 @@ from typing import Any
 from engine.backends.base import Appended
 from engine.backends.local.storage.write_ahead_log import (
     BatchEntry,
-    LogEntry,
     SharedEntry,
     WriteAheadLog,
+    encode_entry,
     rows_of,
 )
 from engine.backends.local.write.group_commit import Ticket, Writer
@@ -41,7 +40,11 @@ class _SharedTicket(Ticket):
     def __init__(self, parts: Sequence[Ticket], batches: Sequence[BatchEntry]) -> None:
         last = batches[-1]
         super().__init__(SharedEntry(last.arrival, tuple(batches), last.settled))
+        self.encoded = encode_entry(self.entry)
         self.parts = parts
+
+    def of_callers(self) -> Sequence[Ticket]:
+        return self.parts
 
     def logged(self, position: int) -> None:
         super().logged(position)
@@ -62,64 +65,37 @@ class _SharedTicket(Ticket):
 class SharingWriter(Writer):
     """Appends entries to the log and applies them to the state and the cluster."""
 
+    logged_work_max = SHARED_ROWS_MAX
+
     def __init__(self, log: WriteAheadLog, state: State[Any], clock: Callable[[], Stamp]) -> None:
         super().__init__(log, state, clock)
         self._alone: deque[Ticket] = deque()
         """Batches of shared entries that were refused. They wait to be logged, each by itself."""
-        self._turns = threading.Condition()
-        self._is_led = False
-        """Whether a caller works for all."""
         self._callers = 0
         """Those whose entries were logged together the last time."""
 
-    def write(self, entry_at: Callable[[Stamp], LogEntry]) -> Appended:
-        """As `Writer.write`. What comes while entries are applied is not logged before they are, so that it
-        is logged together. One of the callers that wait works for all; the others are free once they are
-        answered, and do not wait for what comes next.
+    def _may_commit(self) -> bool:
+        """What comes while entries are applied is not logged before they are, so that it is logged
+        together.
         """
-        ticket = self._enqueued(entry_at)
-        while self._leads(ticket):
-            try:
-                with self._apply_lock:
-                    self._work(ticket)
-            finally:
-                with self._turns:
-                    self._is_led = False
-                    self._turns.notify_all()
-        return ticket.result()
+        if not self._waiting and not self._alone:
+            return False
+        return self._delay is not None or not (self._ahead + self._applying or self._pauses)
 
-    def _leads(self, ticket: Ticket) -> bool:
-        """Waits until the ticket is decided (False), or its caller has to work."""
-        with self._turns:
-            self._turns.wait_for(lambda: ticket.is_decided or not self._is_led)
-            if ticket.is_decided:
-                return False
-            self._is_led = True
-            return True
-
-    def _work(self, ticket: Ticket) -> None:
-        if not ticket.position and not ticket.is_decided:
-            if len(self._waiting) < self._callers:
-                # Those that were answered together come again at about the same time.
-                time.sleep(GATHER_S)
-            with self._commit_lock:
-                self._commit()
-        self._decide_through(ticket)
+    def _commit(self) -> None:
+        if len(self._waiting) < self._callers:
+            # Those that were answered together come again at about the same time.
+            time.sleep(GATHER_S)
+        super()._commit()
 
     def _gathered(self) -> list[Ticket]:
-        alone, waiting = list(self._alone), super()._gathered()
-        self._alone.clear()
+        with self._turns:
+            alone = list(self._alone)
+            self._alone.clear()
+            self._ahead += sum(ticket.work for ticket in alone)
+        waiting = super()._gathered()
         self._callers = len(waiting)
         return [*alone, *_shared(waiting)]
-
-    def _decide_through(self, ticket: Ticket) -> None:
-        while self._logged and (not ticket.is_decided or self._has_note):
-            if not self._decide_next():
-                assert self._delay is not None
-                # Nobody else tries as well: each would wait for servers that do not answer.
-                for each in self._logged:
-                    each.failed(self._delay)
-                return
 
     def _refuse(self, ticket: Ticket, refusal: MilepostError) -> None:
         """It may be only one of several batches whose duplicates are unknown."""
@@ -127,9 +103,10 @@ class SharingWriter(Writer):
             super()._refuse(ticket, refusal)
             return
         self._note_refused(ticket)
-        for part in ticket.parts:
-            part.waits_again()
-            self._alone.append(part)
+        with self._turns:
+            for part in ticket.parts:
+                part.waits_again()
+                self._alone.append(part)
 
 
 def _shared(tickets: Iterable[Ticket]) -> Iterator[Ticket]:

@@ -26,7 +26,7 @@ class ErasedUser(msgspec.Struct, array_like=True):
     erased_at: Micros = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exits:
     """Erased users of an account whose exits are to be recorded: dense ids by group, and ids by user ref."""
 
@@ -42,11 +42,12 @@ class Exits:
         """These exits, to be recorded."""
         return replace(self, is_closed=True)
 
-    def add(self, gone: Mapping[int, BitMap], users: Mapping[UserRef, str]) -> None:
-        """Adds users erased at the same time."""
+    def add(self, gone: Mapping[int, BitMap], users: Mapping[UserRef, str], erased_at: Micros) -> None:
+        """Adds users. The ids of all are kept as if they had been erased when the last of them was."""
         for group, dense in gone.items():
             self.gone[group] = self.gone.get(group, BitMap(optimize=False)) | dense
         self.users.update(users)
+        self.erased_at = max(self.erased_at, erased_at)
 
 
 class Naming(NamedTuple):

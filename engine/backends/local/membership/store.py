@@ -729,15 +729,12 @@ class Memberships:
         self.readers_of(account.name).updates.remove(gone)
         if self.serving is not None:
             self.serving.erase(account.name, gone)
-        last = self._waiting[-1] if self._waiting else None
-        if (
-            last is not None
-            and not last.is_closed
-            and (last.account, last.erased_at) == (account.name, erased_at)
-        ):
-            last.add(gone, users)
-        else:
-            self._waiting.append(Exits(account.name, account.number, gone, dict(users), erased_at))
+        # An erasure of many users is several entries: their exits are recorded together.
+        for exits in self._waiting:
+            if exits.account == account.name and not exits.is_closed:
+                exits.add(gone, users, erased_at)
+                return
+        self._waiting.append(Exits(account.name, account.number, gone, dict(users), erased_at))
 
     @property
     def may_record_exits(self) -> bool:

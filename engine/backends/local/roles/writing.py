@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence, Set, Sized
 
-from engine.backends.base import Appended, NameKind, Record
+from engine.backends.base import Appended, NameKind, Record, UserRecord
 from engine.backends.local.roles.checkpoints import Checkpoints
 from engine.backends.local.storage.name_table import FieldKind, Space, field_name
 from engine.backends.local.storage.write_ahead_log import (
@@ -18,13 +19,18 @@ from engine.backends.local.storage.write_ahead_log import (
     ImportEntry,
     UserImportEntry,
 )
-from engine.backends.local.write.state import P
+from engine.backends.local.write.state import FOUND_AT_ONCE, P
 from engine.clock import Stamp
 from engine.errors import LimitExceeded
 from engine.event_columns import EventColumns
 from engine.limits import USER_ALIASES_MAX
 from engine.user_columns import UserColumns
 from engine.values import Micros
+
+ERASED_PER_ENTRY = 400
+"""Users that an entry erases: some ten milliseconds, after which others' writes have their turn."""
+USERS_PER_ENTRY = 1_000
+"""Updates of users that an entry has, where a batch may be several entries: the same."""
 
 _log = logging.getLogger(__name__)
 _SPACES = {NameKind.EVENT: Space.EVENT, NameKind.EVENT_ATTRIBUTE: Space.EVENT_ATTRIBUTE}
@@ -41,17 +47,46 @@ def _field(kind: NameKind, scope: str, name: str) -> str:
             return field_name(FieldKind.ATTRIBUTE, scope, name)
 
 
+def _may_be_split(batch: Sequence[Record], request_id: str) -> bool:
+    """Whether a batch may be several entries. Updates of users may be repeated after a failure that leaves
+    some of them; events without ids would count twice. A request id has one answer, to the whole batch.
+    """
+    return not request_id and all(type(record) is UserRecord for record in batch)
+
+
+def _batch(account: str, request_id: str, records: tuple[Record, ...], at: Stamp) -> AppendEntry:
+    return AppendEntry(account, at.arrival, request_id, records, at.settled)
+
+
+def _together(answers: Sequence[Appended]) -> Appended:
+    """The answer to a call that was several entries."""
+    if len(answers) == 1:
+        return answers[0]
+    return Appended(
+        answers[-1].revision,
+        sum(answer.accepted for answer in answers),
+        sum(answer.duplicates for answer in answers),
+    )
+
+
+def _erasure(account: str, user_ids: tuple[str, ...], at: Stamp) -> EraseEntry:
+    return EraseEntry(account, at.arrival, user_ids, at.settled)
+
+
 class Writing(Checkpoints[P]):
     """Takes data in and removes it."""
 
     def append(self, account: str, records: Sequence[Record], *, request_id: str = "") -> Appended:
         """Makes the records durable, then visible, in order. A `request_id` seen before is answered without
-        writing anything.
+        writing anything. Many updates of users without one may become visible piece by piece.
         """
         batch = tuple(records)
-        return self._append(
-            batch, request_id, lambda at: AppendEntry(account, at.arrival, request_id, batch, at.settled)
-        )
+        pieces = [batch]
+        if len(batch) > USERS_PER_ENTRY and _may_be_split(batch, request_id):
+            starts = range(0, len(batch), USERS_PER_ENTRY)
+            pieces = [batch[start : start + USERS_PER_ENTRY] for start in starts]
+        entries = [functools.partial(_batch, account, request_id, piece) for piece in pieces]
+        return self._append(batch, request_id, *entries)
 
     def append_columns(self, account: str, columns: EventColumns, *, request_id: str = "") -> Appended:
         """As `append`, for events in columns."""
@@ -67,11 +102,11 @@ class Writing(Checkpoints[P]):
             lambda at: UserImportEntry(account, at.arrival, request_id, columns, at.settled),
         )
 
-    def _append(self, rows: Sized, request_id: str, entry_at: Callable[[Stamp], BatchEntry]) -> Appended:
+    def _append(self, rows: Sized, request_id: str, *entries_at: Callable[[Stamp], BatchEntry]) -> Appended:
         self._check_room()
         if not len(rows) and not request_id:
             return Appended(self.revision(), 0, 0)
-        return self._writer.write(entry_at)
+        return _together(self._writer.write_all(entries_at))
 
     def unknown_names(self, account: str, kind: NameKind, scope: str, names: Set[str]) -> Set[str]:
         """The names that nothing stored in the account has come with. Takes no lock."""
@@ -91,13 +126,43 @@ class Writing(Checkpoints[P]):
     def erase(self, account: str, user_ids: Sequence[str]) -> Appended:
         """Removes the users, their aliases and all their data, from the log and the index. An alias names the
         user it stands for. `accepted` counts users that existed.
+
+        Many users are erased piece by piece, with others' writes in between: after an error some are gone.
+        Erasing again goes on. Logs nothing when all ids are unknown.
         """
         self._check_room()
-        gone = tuple(user_ids)
-        answer = self._writer.write(lambda at: EraseEntry(account, at.arrival, gone, at.settled))
-        # The log contains the erased data until it is trimmed.
-        self._checkpoint_through(answer.revision)
-        return answer
+        gone = self._pieces(account, user_ids)
+        erased = Appended(self.revision(), 0, 0)
+        if gone:
+            entries = [functools.partial(_erasure, account, some) for some in gone]
+            erased = _together(self._writer.write_all(entries))
+        # The log contains the erased data until it is trimmed, also that of an earlier call.
+        self._checkpoint_through(self._writer.left_through)
+        return erased
+
+    def _pieces(self, account: str, user_ids: Sequence[str]) -> list[tuple[str, ...]]:
+        """The ids that an erasure may change something for, in pieces to be erased at once."""
+        # What is not applied yet may bring users whom nobody knows.
+        may_skip = not self._writer.has_unapplied(account)
+        ids = self._known(account, user_ids) if may_skip else user_ids
+        if len(ids) <= ERASED_PER_ENTRY:
+            return [tuple(ids)] if ids else []
+        # Users of a group have tables of events of their own, and share pages.
+        return [
+            tuple(some[start : start + ERASED_PER_ENTRY])
+            for some in self._store.partitions.by_group(ids).values()
+            for start in range(0, len(some), ERASED_PER_ENTRY)
+        ]
+
+    def _known(self, account: str, user_ids: Sequence[str]) -> list[str]:
+        """The ids that name a user, are aliases or have aliases."""
+        known: list[str] = []
+        for start in range(0, len(user_ids), FOUND_AT_ONCE):
+            with self._locked():
+                found = self._state.find_account(account)
+                if found is not None:
+                    known += found.directory.known(user_ids[start : start + FOUND_AT_ONCE])
+        return known
 
     def remove_events(self, account: str, before: Micros) -> int:
         """Removes the account's events before an instant, for good; logs nothing when there are none."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from engine.values import PARTITION_COUNT
+from engine.values import PARTITION_COUNT, partition_of
 
 _SEED_BYTES = 8
 _NUMBER_BYTES = 4
@@ -53,6 +53,13 @@ class PartitionOrder:
     def of_group(self, group: int) -> frozenset[int]:
         """The partitions of a group."""
         return self._partitions[group]
+
+    def by_group(self, user_ids: Iterable[str]) -> dict[int, list[str]]:
+        """User ids by their group."""
+        found: dict[int, list[str]] = {}
+        for user_id in user_ids:
+            found.setdefault(int(self.group_of[partition_of(user_id)]), []).append(user_id)
+        return found
 
 
 def _drawn(numbers: Iterable[int], seed: int, purpose: bytes) -> tuple[int, ...]:

@@ -166,12 +166,18 @@ class Directory:
         found = zip(dense, self.user_ids(group, dense), strict=True)
         return BitMap([each for each, user_id in found if user_id in wanted])
 
+    def known(self, user_ids: Sequence[str]) -> list[str]:
+        """The ids that name a user, are aliases or have aliases."""
+        refs = self.find_many(user_ids).tolist()
+        return [
+            user_id
+            for user_id, ref in zip(user_ids, refs, strict=True)
+            if ref != UNKNOWN or self._alias(user_id) is not None or self.aliases(user_id)
+        ]
+
     def by_group(self, user_ids: Sequence[str]) -> dict[int, list[str]]:
         """The ids by the group that their users belong to, whether they exist or not."""
-        found: dict[int, list[str]] = {}
-        for user_id in user_ids:
-            found.setdefault(int(self.partitions.group_of[partition_of(user_id)]), []).append(user_id)
-        return found
+        return self.partitions.by_group(user_ids)
 
     def refs(self, user_ids: Sequence[str]) -> UserRefs:
         """The refs of users, in order. Creates users that do not exist. Ids may repeat."""
@@ -228,7 +234,8 @@ class Directory:
         return None if stored is None else ALIASES.decode(stored)
 
     def _forget(self, user_ids: Sequence[str]) -> None:
-        self._index.forget(self._index.keys(user_ids))
+        if user_ids:
+            self._index.forget(self._index.keys(user_ids))
 
     def _create(self, user_ids: Sequence[str], keys: Keys) -> UserRefs:
         """Creates new users, in order."""
@@ -383,7 +390,8 @@ class Directory:
         return tuple(self._aliases(user_id)) if self._has_aliases else ()
 
     def _aliases(self, user_id: str) -> list[str]:
-        return self._page_cache.get(self._aliases_key(user_id), ID_LIST).value
+        found = self._page_cache.find(self._aliases_key(user_id), ID_LIST)
+        return [] if found is None else found.value
 
     def _aliases_key(self, user_id: str) -> bytes:
         return key(Family.ALIASES, self._account, user_id.encode())
@@ -416,10 +424,12 @@ class Directory:
         ids.value.clear(dense & PAGE_MASK)
         self._page_cache.change(key(Family.ALIVE, self._account, group), BITMAP).value.discard(dense)
         self._index.remove(self._index.keys((user_id,)), ref)
-        self._forget(self._aliases(user_id))
+        self._forget(self.aliases(user_id))
 
     def unlink_aliases(self, user_id: str) -> None:
         """Deletes every alias of a canonical id."""
+        if not self.aliases(user_id):
+            return
         aliases = self._page_cache.change(self._aliases_key(user_id), ID_LIST)
         self._aliased.fresh.update(dict.fromkeys(aliases.value))
         self._forget(aliases.value)

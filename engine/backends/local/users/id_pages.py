@@ -62,7 +62,7 @@ class IdPage:
         self._join()
         start, end = self._ends[slot], self._ends[slot + 1]
         self._joined = self._joined[:start] + self._joined[end:]
-        self._ends = np.concatenate((self._ends[: slot + 1], self._ends[slot + 1 :] - (end - start)))
+        self._ends[slot + 1 :] -= end - start
 
     def texts(self, start: int = 0) -> list[str]:
         """All ids from a slot on."""
