@@ -351,6 +351,7 @@ class _Scan:
         overflow_pages = entries = 0
         lists: list[Numbers] = []
         last = _Keys(np.array([-1]), np.array([-1]))
+        freed_by = 0
         for start, pages in self._chunks(level):
             words, nodes = self._nodes(pages, _LEAF)
             is_big = nodes.flags == _BIG_DATA
@@ -359,9 +360,11 @@ class _Scan:
             self._expect_tiled(pages, nodes, _NODE_BYTES + nodes.key_bytes + sizes)
             within = (nodes.key_bytes > 0) & (nodes.key_bytes <= _KEY_BYTES_MAX)
             self._expect_all(pages, nodes, within, "has a key of invalid size")
-            if not is_list:
-                end = start + len(pages)
-                here = _Keys(dividers.at[start:end], dividers.sizes[start:end])
+            end = start + len(pages)
+            here = _Keys(dividers.at[start:end], dividers.sizes[start:end])
+            if is_list:
+                freed_by = self._expect_transactions(pages, nodes, here, freed_by)
+            else:
                 last = self._expect_order(pages, nodes, here, last)
             entries += len(nodes.rows)
             data = nodes.at + _NODE_BYTES + nodes.key_bytes
@@ -431,6 +434,30 @@ class _Scan:
             raise PageFault(int(first[np.argmin(right)]), "has an inconsistent header")
         spread = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         self._use(spread)
+
+    def _expect_transactions(self, pages: Numbers, nodes: _Nodes, dividers: _Keys, last: int) -> int:
+        """Checks that the keys of free lists are transactions up to that of this state, ascending after
+        `last`, and not below the separators of their pages. Returns the last one. LMDB ends the process when
+        it meets another.
+        """
+        self._expect_all(pages, nodes, nodes.key_bytes == _NUMBER_BYTES, "has a key of invalid size")
+        keys = self._transactions_at(self._keys_of(pages, nodes).at)
+        ascends = np.diff(keys, prepend=last) > 0
+        self._expect_all(
+            pages, nodes, ascends & (keys <= self._meta.transaction), "has transactions out of order"
+        )
+        first = np.flatnonzero(np.append(True, nodes.rows[1:] != nodes.rows[:-1]))
+        there = dividers.at >= 0
+        separators = self._transactions_at(dividers.at[there])
+        holds = (dividers.sizes[there] == _NUMBER_BYTES) & (separators <= keys[first[there]])
+        if not holds.all():
+            raise PageFault(int(pages[there][np.argmin(holds)]), "has transactions out of order")
+        return int(keys[-1])
+
+    def _transactions_at(self, at: Numbers) -> Numbers:
+        """The numbers at offsets in the file."""
+        taken = self._bytes[at[:, None] + np.arange(_NUMBER_BYTES)]
+        return np.ascontiguousarray(taken).view("<u8")[:, 0].astype(np.int64)
 
     def _free_lists(
         self, pages: Numbers, words: npt.NDArray[np.uint16], nodes: _Nodes, first: Numbers

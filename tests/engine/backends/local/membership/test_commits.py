@@ -42,6 +42,7 @@ READS = {
     "expected",
     "pending",
     "has_news",
+    "take_news",
     "erased_through",
     "drop_scope",
 }
