@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gevent
 import grpc.experimental.gevent as grpc_gevent
 from locust import User, constant, constant_throughput, events
 
@@ -42,8 +43,9 @@ def end_after_calls(environment: Any, **_: object) -> None:
     made = itertools.count(1)
 
     def count(**_: object) -> None:
-        if next(made) >= CALLS_MAX:
-            environment.runner.quit()
+        if next(made) == CALLS_MAX:
+            # Not here: it ends the callers, and this runs in one of them.
+            gevent.spawn(environment.runner.quit)
 
     environment.events.request.add_listener(count)
 
