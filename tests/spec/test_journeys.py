@@ -305,13 +305,13 @@ def test_failed_size_is_a_warning_sign_with_the_reason(
 def hold_rounds(service: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Blocks the calculation of memberships; calling it unblocks."""
     free = threading.Event()
-    refresh = service.application.engine.live.refresh_all
+    refresh = service.application.engine.live.refresh_timely
 
-    def held() -> object:
+    def held(**options: float) -> object:
         free.wait()
-        return refresh()
+        return refresh(**options)
 
-    monkeypatch.setattr(service.application.engine.live, "refresh_all", held)
+    monkeypatch.setattr(service.application.engine.live, "refresh_timely", held)
     yield free.set
     free.set()
 
