@@ -56,7 +56,7 @@ worlds_with_plans = worlds().flatmap(lambda world: st.tuples(st.just(world), pla
 EVERYONE = Universe(inputs=(WEB,))
 
 
-@settings(max_examples=120, suppress_health_check=HEALTH)
+@settings(max_examples=80, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, checkpointed=st.booleans())
 @sparing
 def test_every_step_equals_brute_force(
@@ -72,7 +72,7 @@ def test_every_step_equals_brute_force(
     assert shared_site.holding(plan, USER_IDS) == expected
 
 
-@settings(max_examples=60, suppress_health_check=HEALTH)
+@settings(max_examples=40, suppress_health_check=HEALTH)
 @given(
     drawn=worlds().flatmap(
         lambda world: st.tuples(
@@ -105,7 +105,7 @@ def test_plans_that_share_steps_and_roots_are_answered_apart(
             assert shared_site.holding(variant, USER_IDS) == root_sets(variant, seen)
 
 
-@settings(max_examples=60, suppress_health_check=HEALTH)
+@settings(max_examples=40, suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, chosen=st.sets(st.sampled_from([partition_of(u) for u in USER_IDS])))
 @sparing
 def test_partitions_restrict_every_answer(

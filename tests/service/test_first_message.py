@@ -176,12 +176,16 @@ def test_streams_that_are_in_use_do_not_give_way(tmp_path: Path) -> None:
         assert list(answers) == []
 
 
-def test_silent_calls_without_a_key_give_way_to_callers_with_one(tmp_path: Path) -> None:
+def test_silent_calls_without_a_key_give_way_to_callers_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Probes need no key, and their pool is also that of reflection."""
+    monkeypatch.setattr(first_message, "SILENT_S_MIN", 0.0)
     with keyed(tmp_path / "store") as keys:
         silent = Silent(keys.service, "/grpc.health.v1.Health/Check", PROBES_MAX + SILENT)
         for end in map(end_of, silent.calls[:SILENT]):
             assert (end.code, end.reason) == (grpc.StatusCode.ABORTED, "STREAM_IDLE")
+            assert "while others called" in end.message
         for _ in range(SILENT):
             assert keys.operator.accounts.ListAccounts(ListAccountsRequest()) is not None
             reflect: Any = keys.operator.channel.stream_stream(sorted(REFLECTION_METHODS)[0])

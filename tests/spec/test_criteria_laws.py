@@ -38,7 +38,7 @@ from tests.oracle.world import Milestone, World, walk
 pytestmark = pytest.mark.oracle
 
 over_worlds = settings(
-    max_examples=50,
+    max_examples=35,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 

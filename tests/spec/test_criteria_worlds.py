@@ -31,7 +31,7 @@ def over_worlds(count: int) -> settings:
     return settings(max_examples=count, suppress_health_check=too_large)
 
 
-@over_worlds(120)
+@over_worlds(80)
 @given(world=worlds(), seed=SEEDS)
 def test_engine_agrees_with_the_oracle(engine_side: EngineSide, world: World, seed: int) -> None:
     """Members, sizes and single-user checks of every milestone; with random subsets of the planner's passes;
@@ -41,25 +41,25 @@ def test_engine_agrees_with_the_oracle(engine_side: EngineSide, world: World, se
     assert in_engine(Trees(world), engine_side, random.Random(seed)) == []
 
 
-@over_worlds(100)
+@over_worlds(70)
 @given(world=worlds(), seed=SEEDS)
 def test_no_subset_of_the_passes_changes_an_answer(world: World, seed: int) -> None:
     assert in_planner(Trees(world), random.Random(seed)) == []
 
 
-@over_worlds(100)
+@over_worlds(70)
 @given(world=worlds(), seed=SEEDS)
 def test_labelled_criterion_counts_within_the_draw(world: World, seed: int) -> None:
     assert in_labels(Trees(world), random.Random(seed)) == []
 
 
-@over_worlds(100)
+@over_worlds(70)
 @given(world=worlds(), seed=SEEDS)
 def test_explanations_name_the_decisive_criteria(world: World, seed: int) -> None:
     assert in_explanations(Trees(world), random.Random(seed)) == []
 
 
-@over_worlds(100)
+@over_worlds(70)
 @given(world=worlds(), lapse=st.sampled_from(DURATIONS))
 def test_expiry_covers_every_moved_user(world: World, lapse: int) -> None:
     assert in_expiry(Trees(world), world.as_of + lapse) == []

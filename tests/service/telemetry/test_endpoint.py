@@ -12,14 +12,16 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from service.telemetry import endpoint
-from service.telemetry.endpoint import CONNECTIONS_MAX, MetricsEndpoint
+from service.telemetry.endpoint import MetricsEndpoint
 
 WAIT_S = 30.0
+SLOTS = 3
 
 
 @pytest.fixture
 def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsEndpoint]:
     monkeypatch.setattr(endpoint._Handler, "timeout", 0.2)
+    monkeypatch.setattr(endpoint, "CONNECTIONS_MAX", SLOTS)
     found = MetricsEndpoint(CollectorRegistry(), {"": True}.get, "127.0.0.1", 0)
     try:
         yield found
@@ -67,7 +69,7 @@ def test_more_connections_than_it_has_slots_for_are_ended(
 ) -> None:
     monkeypatch.setattr(endpoint._Handler, "timeout", WAIT_S)
     with ExitStack() as open_:
-        for _ in range(CONNECTIONS_MAX):
+        for _ in range(SLOTS):
             open_.enter_context(closing(connected(metrics)))
         with closing(connected(metrics)) as surplus:
             assert surplus.recv(1) == b""
