@@ -228,7 +228,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     """The known name that differs least, whatever its case; "" when all differ much."""
     if len(name) > SUGGESTED_CHARACTERS_MAX:
         return ""
-    others = (each for each in known if each != name and len(each) <= SUGGESTED_CHARACTERS_MAX)
+    # Names of much other lengths differ much, and comparing is what takes long.
+    longer = 1 + len(name) // 4
+    others = (each for each in known if each != name and abs(len(each) - len(name)) <= longer)
     by_lower = {each.lower(): each for each in others}
     return next((by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, 1)), "")
 

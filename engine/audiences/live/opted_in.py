@@ -38,7 +38,7 @@ class OptedInValues:
                     self._backend.opt_in(audience, values)
 
         failures = dict(each_alone([*(self._known.keys() | wanted.keys())], tell))
-        # What failed is told again: it is wanted, or known from before.
+        # What failed is tried again by the next round: known audiences and wanted ones are.
         self._known = wanted | {audience: _NOTHING for audience in failures if audience not in wanted}
         self._backend.record_updates()
         return failures

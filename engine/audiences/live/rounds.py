@@ -53,9 +53,8 @@ class Rounds:
         finally:
             seconds = time.monotonic() - began
             if seconds >= ASIDE_STALL_S:
-                _log.warning(
-                    "an account takes long to refresh", extra={"account": account, "seconds": seconds}
-                )
+                facts = {"account": account, "seconds": round(seconds, 3)}
+                _log.warning("an account takes long to refresh", extra=facts)
 
     def measures(self) -> Iterator[Measure]:
         """All figures of this moment."""

@@ -80,7 +80,7 @@ MATCHER_CACHE_BYTES_MAX = 32 << 20
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _matchers: BoundedCache[bytes, Matcher] = BoundedCache("matchers", MATCHER_CACHE_BYTES_MAX)
 _held: WeakValueDictionary[bytes, Matcher] = WeakValueDictionary()
-"""Those that somebody uses, dropped from the cache or not."""
+"""Matchers in use, whether or not the cache still has them."""
 _decoder: msgspec.msgpack.Decoder[ResolvedTest] = msgspec.msgpack.Decoder(ResolvedTest)
 
 

@@ -34,8 +34,8 @@ PROGRAM_BYTES_MAX = 2 * EXPRESSION_BYTES_MAX
 """Memory of both forms of an expression: for one string, and for many that are joined."""
 
 CLASS_INSTRUCTIONS = 200
-"""What reading a Unicode class of an expression counts for: it takes as long as compiling so many, a tenth of
-a millisecond.
+"""Instructions that a Unicode class of an expression counts for. To parse it takes as long as to compile that
+many: a tenth of a millisecond.
 """
 WILDCARD_INSTRUCTIONS = 12
 """Instructions of a wildcard of a glob, at most."""

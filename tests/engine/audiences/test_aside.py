@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from engine.deadline import A_DAY_S, TimeShares, check_deadline
 from engine.errors import DeadlineExceeded
 from engine.resources.records import Account, Connection, Input, Journey, Milestone, Output, Workspace
 from engine.resources.targets import File
-from tests.engine.site import ACCOUNT, Site, did, event
+from tests.engine.site import Site, did, event
 
 COSTLY = "accounts/costly"
 WAIT_S = 60.0
@@ -187,6 +186,15 @@ def costly(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
         yield slow
 
 
+def begun_aside(site: Site, slow: Slow) -> threading.Thread:
+    """A round aside, which is evaluating the costly account."""
+    slow.began.clear()
+    aside = threading.Thread(target=site.engine.live.refresh_aside, args=(WAIT_S,))
+    aside.start()
+    assert slow.began.wait(WAIT_S)
+    return aside
+
+
 def stored(site: Site, milestones: tuple[Milestone, Milestone]) -> list[set[str]]:
     return [site.stored(each) for each in milestones]
 
@@ -201,10 +209,7 @@ def test_others_are_refreshed_while_a_costly_account_is(
         # Its time was over, so it is as it was.
         assert stored(site, milestones) == [set(), {"u1"}]
         assert live.failure(milestones[0].audience) == ""
-        slow.began.clear()
-        aside = threading.Thread(target=live.refresh_aside, args=(WAIT_S,))
-        aside.start()
-        assert slow.began.wait(WAIT_S)
+        aside = begun_aside(site, slow)
         for number in range(2, 5):
             buy(site, f"u{number}")
             live.refresh_timely()
@@ -221,6 +226,31 @@ def test_others_are_refreshed_while_a_costly_account_is(
     assert sorted((each.user_id, each.entered) for each in changes) == [
         (f"u{at}", True) for at in range(1, 5)
     ]
+
+
+def test_the_deadline_of_one_scope_is_not_that_of_its_account(
+    site: Site, milestones: tuple[Milestone, Milestone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a statement of a server that takes too long, while the account has time left."""
+    site.engine.journeys.create_journey(COSTLY, "second", Journey(name=""))
+    second = site.add("m", did("buy"), journey=f"{COSTLY}/journeys/second")
+    record = Connection(name="", audience=second.audience, output=f"{COSTLY}/outputs/file")
+    site.engine.connections.activate(site.engine.connections.create_connection(COSTLY, "second", record).name)
+    site.engine.live.refresh_all()
+    real = site.backend._evaluate  # type: ignore[attr-defined]
+
+    def evaluate(asked: Any, *rest: Any) -> None:
+        if asked.scope.endswith("/second"):
+            raise DeadlineExceeded("the statement took too long")
+        real(asked, *rest)
+
+    buy(site, "u1")
+    with monkeypatch.context() as patched:
+        patched.setattr(site.backend, "_evaluate", evaluate)
+        failures = site.engine.live.refresh_timely(A_DAY_S)
+    assert list(failures) == [f"{COSTLY}/journeys/second"]
+    assert (site.stored(milestones[0]), site.stored(second)) == ({"u1"}, set())
+    assert len(site.engine.live._aside) == 0
 
 
 def test_a_long_calculation_of_everyone_goes_aside_at_once(
@@ -251,14 +281,10 @@ def test_a_stop_ends_rounds_that_are_under_way(
     with costly(site, monkeypatch) as slow:
         buy(site, "u1")
         live.refresh_timely()
-        slow.began.clear()
-        aside = threading.Thread(target=live.refresh_aside, args=(WAIT_S,))
-        aside.start()
-        assert slow.began.wait(WAIT_S)
-        began = time.monotonic()
+        aside = begun_aside(site, slow)
         live.stop()
         aside.join(WAIT_S)
-        assert time.monotonic() - began < WAIT_S
+        assert not aside.is_alive()
     assert site.stored(milestones[0]) == set()
     # All is there for the next start.
     site.engine.close()
@@ -274,10 +300,7 @@ def test_the_instant_of_an_earlier_round_that_ends_later_is_not_the_last(
     with costly(site, monkeypatch) as slow:
         buy(site, "u1")
         live.refresh_timely()
-        slow.began.clear()
-        aside = threading.Thread(target=live.refresh_aside, args=(WAIT_S,))
-        aside.start()
-        assert slow.began.wait(WAIT_S)
+        aside = begun_aside(site, slow)
         before = site.clock.now
         site.clock.now += 1_000_000
         live.refresh_timely()
@@ -286,4 +309,3 @@ def test_the_instant_of_an_earlier_round_that_ends_later_is_not_the_last(
         aside.join(WAIT_S)
     assert site.backend.instant() == site.clock.now
     assert [live.reached(each.audience) for each in milestones] == [before, site.clock.now]
-    assert ACCOUNT in milestones[1].name

@@ -198,7 +198,7 @@ class StoredMemberships(OpenStore[P]):
                     shares,
                 )
                 self._catch_up_before_storing(all_asked, shares, began)
-                _give_up_accounts(all_asked)
+                _give_up_late(all_asked, shares)
                 with self._index_lock:
                     self._store_round(as_of, all_asked, watched, still, number)
             finally:
@@ -767,8 +767,14 @@ def _united(users: Mapping[int, BitMap], others: Mapping[int, BitMap]) -> dict[i
     return dict(sorted(united.items()))
 
 
-def _give_up_accounts(all_asked: Sequence[Asked[Any]]) -> None:
-    """Leaves all scopes of an account as they were if one has no time left: they name each other."""
-    late = {each.account: each.failure for each in all_asked if isinstance(each.failure, DeadlineExceeded)}
+def _give_up_late(all_asked: Sequence[Asked[Any]], shares: TimeShares) -> None:
+    """Leaves all scopes of an account as they were if its time was over in one: they name each other. An
+    error of another deadline is that of its scope alone.
+    """
+    late = {
+        each.account: each.failure
+        for each in all_asked
+        if isinstance(each.failure, DeadlineExceeded) and shares.is_over(each.account)
+    }
     for asked in all_asked:
         asked.failure = asked.failure or late.get(asked.account)

@@ -114,7 +114,7 @@ class FlatColumn:
         page_of: Callable[[int, int], Values | None],
         pause: Callable[[], None],
     ) -> None:
-        """Copies the stale pages of some groups, which have so many users each."""
+        """Copies the stale pages of some groups. `counts`: the users of each group."""
         if not self._stale:
             return
         a_group = self.stride >> PAGE_BITS
