@@ -369,9 +369,8 @@ class _Scan:
             entries += len(nodes.rows)
             data = nodes.at + _NODE_BYTES + nodes.key_bytes
             first = _numbers_at(words.view(np.uint8), nodes.rows[is_big], data[is_big])
-            counts = (_HEADER_BYTES - 1 + nodes.low[is_big]) // self._size + 1
-            overflow_pages += int(counts.sum())
-            self._check_overflow(pages[nodes.rows[is_big]], first, counts)
+            needed = (_HEADER_BYTES - 1 + nodes.low[is_big]) // self._size + 1
+            overflow_pages += self._use_overflow(pages[nodes.rows[is_big]], first, needed)
             if is_list:
                 lists += self._free_lists(pages, words, nodes, first)
         return [overflow_pages, entries], lists
@@ -420,20 +419,25 @@ class _Scan:
         if not holds.all():
             raise PageFault(int(pages[nodes.rows[np.argmin(holds)]]), what)
 
-    def _check_overflow(self, leaves: Numbers, first: Numbers, counts: Numbers) -> None:
-        """The overflow pages of values that have them."""
+    def _use_overflow(self, leaves: Numbers, first: Numbers, needed: Numbers) -> int:
+        """Marks the overflow pages of values of some leaves as in use, and returns how many they are. A value
+        has the pages that it needs or more: LMDB leaves it where it is when the same transaction makes it
+        shorter.
+        """
         if not len(first):
-            return
-        right = (first >= 2) & (first + counts <= len(self._words))
+            return 0
+        right = (first >= 2) & (first + needed <= len(self._words))
         if not right.all():
             raise PageFault(int(leaves[np.argmin(right)]), "refers to pages outside of the file")
         heads = np.ascontiguousarray(self._words[first, : _HEADER_BYTES // 2])
         own = heads.view("<u8")[:, 0] == first
-        right = own & (heads[:, 5] == _OVERFLOW) & (heads.view("<u4")[:, 3] == counts)
+        counts = heads.view("<u4")[:, 3].astype(np.int64)
+        right = own & (heads[:, 5] == _OVERFLOW) & (counts >= needed) & (first + counts <= len(self._words))
         if not right.all():
             raise PageFault(int(first[np.argmin(right)]), "has an inconsistent header")
         spread = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
         self._use(spread)
+        return int(counts.sum())
 
     def _expect_transactions(self, pages: Numbers, nodes: _Nodes, dividers: _Keys, last: int) -> int:
         """Checks that the keys of free lists are transactions up to that of this state, ascending after

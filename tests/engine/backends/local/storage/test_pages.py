@@ -39,18 +39,36 @@ def check(file: Path) -> None:
 
 
 def test_written_files_are_sound(tmp_path: Path) -> None:
+    """Whatever transactions do: values grow and shrink, within one transaction too, and some are aborted."""
     source = random.Random(SEED)
     environment = lmdb.open(str(tmp_path), map_size=1 << 30, sync=False)
     held: list[bytes] = []
     for _ in range(80):
+        kept = held.copy()
         with environment.begin(write=True) as txn:
             for _ in range(source.choice((1, 5, 50, 300))):
                 if held and source.random() < 0.45:
                     txn.delete(held.pop(source.randrange(len(held))))
-                else:
+                    continue
+                if not held or source.random() < 0.5:
                     held.append(source.randbytes(source.randint(1, 30)))
-                    txn.put(held[-1], bytes(source.choice(VALUE_BYTES)))
+                for _ in range(source.choice((1, 1, 2))):
+                    txn.put(source.choice(held[-20:]), bytes(source.choice(VALUE_BYTES)))
+            held = [each for each in held if txn.get(each) is not None]
+            if source.random() < 0.1:
+                txn.abort()
+                held = kept
         check(tmp_path / "data.mdb")
+    environment.close()
+
+
+def test_value_made_shorter_within_a_transaction_keeps_its_pages(tmp_path: Path) -> None:
+    environment = lmdb.open(str(tmp_path), map_size=1 << 30, sync=False)
+    with environment.begin(write=True) as txn:
+        txn.put(b"key", bytes(3 * PAGE))
+        txn.put(b"key", bytes(PAGE))
+    assert environment.stat()["overflow_pages"] == 4
+    check(tmp_path / "data.mdb")
     environment.close()
 
 
