@@ -13,6 +13,7 @@ Removal is final: a longer retention applies only to events that arrive, or are 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from engine.backends.base import DataWriter
@@ -26,6 +27,9 @@ RETENTION_INTERVAL_S = 600.0
 
 PAST_QUESTIONS_MICROS = MICROS_PER_DAY
 """Delay between an event leaving the retention and its removal, extended to the end of that day (UTC)."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Retention:
@@ -62,13 +66,30 @@ class Retention:
             raise failures[0]
 
     def _remove(self, name: str) -> None:
-        # A change of the retention waits, so that the old one removes nothing after the call returns.
-        with self._repository.writing():
-            account = self._repository.find(Account, name)
-            if account is None or not account.event_retention:
-                return
-            oldest = self._settled() - account.event_retention - PAST_QUESTIONS_MICROS
-            before = oldest // MICROS_PER_DAY * MICROS_PER_DAY
-            # Set before removing, so that a concurrent reader can detect afterwards that events were removed.
-            self._exact_since[name] = max(self.exact_since(name), before + account.event_retention)
-            self._backend.remove_events(name, before)
+        before, removals = self._before(name), 0
+        if before is None:
+            return
+        for names in self._backend.events_before(name, before):
+            # A change of the retention waits for one removal at most, and the old one removes nothing after
+            # the call has returned.
+            with self._repository.writing():
+                latest = self._before(name)
+                if latest is None or latest < before:
+                    break
+                self._backend.remove_events(name, before, names)
+            removals += 1
+        if removals:
+            _log.info("events removed", extra={"account": name, "before": before, "removals": removals})
+
+    def _before(self, name: str) -> Micros | None:
+        """The instant before which events of an account are removed. None: none are. Answers are exact only
+        from then on.
+        """
+        account = self._repository.find(Account, name)
+        if account is None or not account.event_retention:
+            return None
+        oldest = self._settled() - account.event_retention - PAST_QUESTIONS_MICROS
+        before = oldest // MICROS_PER_DAY * MICROS_PER_DAY
+        # Set before removing, so that a concurrent reader can detect afterwards that events were removed.
+        self._exact_since[name] = max(self.exact_since(name), before + account.event_retention)
+        return before

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.backends.base import NameSpan
+from engine.backends.local import backend as backend_module
 from engine.errors import LimitExceeded
 from engine.resources.records import Account, Input, Milestone, Workspace
 from engine.values import MICROS_PER_DAY
@@ -92,6 +94,26 @@ def test_sweep_without_expired_events_logs_nothing(site: Site) -> None:
         assert site.backend.revision() == revision + 1
 
 
+def test_longer_retention_ends_a_removal_under_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps, of which each has one name here."""
+    monkeypatch.setattr(backend_module, "TABLES_REMOVED_AT_ONCE", 1)
+    names = [f"n{number}" for number in range(5)]
+    for name in names:
+        site.send([("u1", name)], time=NOW - 100 * DAY)
+    retain(site, DAY)
+    spans = site.backend.events_before
+
+    def prolonged_after_two(account: str, before: int) -> Iterator[NameSpan | None]:
+        for number, span in enumerate(spans(account, before)):
+            if number == 2:
+                retain(site, 365 * DAY)
+            yield span
+
+    monkeypatch.setattr(site.backend, "events_before", prolonged_after_two)
+    site.engine.retention.run()
+    assert [found.name for found in site.backend.event_names(ACCOUNT, limit=10)] == names[2:]
+
+
 def test_failing_account_does_not_delay_the_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.engine.accounts.create_account("zeta", Account(name="", event_retention=DAY))
     zeta = "accounts/zeta"
@@ -103,10 +125,10 @@ def test_failing_account_does_not_delay_the_others(site: Site, monkeypatch: pyte
     retain(site, DAY)
     remove = site.backend.remove_events
 
-    def failing(account: str, before: int) -> int:
+    def failing(account: str, before: int, names: NameSpan | None) -> int:
         if account == ACCOUNT:
             raise LimitExceeded("the store is full", reason="STORE_FULL")
-        return remove(account, before)
+        return remove(account, before, names)
 
     monkeypatch.setattr(site.backend, "remove_events", failing)
     with pytest.raises(LimitExceeded):

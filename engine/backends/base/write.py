@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -53,6 +53,13 @@ class NameKind(enum.Enum):
     IDENTITY = enum.auto()
     CONSENT = enum.auto()
     """A purpose within a regulation."""
+
+
+class NameSpan(NamedTuple):
+    """Event names of an account whose numbers follow each other: from `first` to before `end`."""
+
+    first: int
+    end: int
 
 
 class Naming(NamedTuple):
@@ -107,10 +114,17 @@ class DataWriter(Protocol):
         """
         ...
 
-    def remove_events(self, account: str, before: Micros) -> int:
-        """Permanently removes all stored events before an instant, and returns the revision at which they are
-        gone. Users stay, even without events, and so do stored memberships: the caller removes only events
-        that no plan counts any longer. Events that arrive later count whatever their time.
+    def events_before(self, account: str, before: Micros) -> Iterator[NameSpan | None]:
+        """The names of stored events before an instant, in spans of which one can be removed in the time of a
+        write. A single None: all names can.
+        """
+        ...
+
+    def remove_events(self, account: str, before: Micros, names: NameSpan | None = None) -> int:
+        """Permanently removes all stored events before an instant, or those of some names, and returns the
+        revision at which they are gone. Users stay, even without events, and so do stored memberships: the
+        caller removes only events that no plan counts any longer. Events that arrive later count whatever
+        their time.
         """
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pyroaring import BitMap
 
-from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, NameSpan, Record, UserRecord
 from engine.backends.local.account.people import People
 from engine.backends.local.account.readers import ANY_TIME, DataTimes, Reading, Touched
 from engine.backends.local.account.updates import Item, Shown
@@ -75,7 +75,7 @@ class ClusterPeople(People):
     def remove_events_of(self, users: Mapping[int, BitMap], yield_lock: Callable[[], None]) -> None:
         """A cut has removed them."""
 
-    def remove_events(self, before: Micros) -> None:
+    def remove_events(self, before: Micros, names: NameSpan | None, yield_lock: Callable[[], None]) -> None:
         """A removal has removed them."""
 
     # --- opted-in values ---

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xxhash
 from pyroaring import BitMap
 
-from engine.backends.base import EventRecord, Profile, Record, UserRecord
+from engine.backends.base import EventRecord, NameSpan, Profile, Record, UserRecord
 from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.name_catalog import Catalog
 from engine.backends.local.account.people import NOBODY, People
@@ -279,8 +279,8 @@ class Account(People):
         self.cache.clear()
         self.watches.changed(users)
 
-    def remove_events(self, before: Micros) -> None:
-        removed = self.tables.remove_before(before)
+    def remove_events(self, before: Micros, names: NameSpan | None, yield_lock: Callable[[], None]) -> None:
+        removed = self.tables.remove_before(before, names, yield_lock)
         self._touch({("events", *table) for table in removed})
         self.watches.changed_for_all()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pyroaring import BitMap
 
-from engine.backends.base import EventRecord, Record, UserRecord
+from engine.backends.base import EventRecord, NameSpan, Record, UserRecord
 from engine.backends.local.account.caches import AccountCaches
 from engine.backends.local.account.forgotten_keys import keys_of_field, keys_of_input
 from engine.backends.local.account.readers import ANY_TIME, DataTimes, Readers, Reading, Touched
@@ -234,8 +234,10 @@ class People:
         """Removes the events of retired users, by group. Calls `yield_lock` from time to time."""
         raise NotImplementedError
 
-    def remove_events(self, before: Micros) -> None:
-        """Removes all events before an instant. Users and their first/last seen times stay."""
+    def remove_events(self, before: Micros, names: NameSpan | None, yield_lock: Callable[[], None]) -> None:
+        """Removes the events before an instant, of some names or (None) of all. Users and their first/last
+        seen times stay. Calls `yield_lock` from time to time.
+        """
         raise NotImplementedError
 
     def check_alias(self, from_user_id: str, to_user_id: str) -> bool:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import numpy as np
 from pyroaring import BitMap
 
+from engine.backends.base import NameSpan
 from engine.backends.local.events.aggregate import few_passing, passing
 from engine.backends.local.events.all_rows import ALL_ROWS_MAX, AllRows, GroupRows, States
 from engine.backends.local.events.buffered_rows import Wanted
@@ -122,6 +123,11 @@ class _Group:
     def through(self, input_number: int) -> Collection[Table]:
         """The tables of an input."""
         return self._by_input.get(input_number, ())
+
+    @property
+    def event_names(self) -> Collection[int]:
+        """The numbers of event names that it has tables of."""
+        return self._by_event.keys()
 
     def named(self, name_number: int, input_number: int | None) -> Iterator[Table]:
         """The tables of an event name, of one input or (None) of all."""
@@ -243,25 +249,46 @@ class EventTables:
                 for table in group.drop(input_number):
                     self._checkpoints.dropped(table)
 
-    def remove_before(self, instant: Micros) -> list[ReadTable]:
-        """Removes every row before the instant. Returns the tables that had such rows."""
-        removed: list[ReadTable] = []
+    def remove_before(
+        self,
+        instant: Micros,
+        names: NameSpan | None = None,
+        yield_lock: Callable[[], None] = lambda: None,
+    ) -> list[ReadTable]:
+        """Removes every row before the instant, of some names or (None) of all. Returns the tables that had
+        such rows. Calls `yield_lock` between tables.
+        """
         with self._session():
-            for table in self._all():
+            tables = self._all() if names is None else list(self._of_names(range(*names)))
+        removed: list[ReadTable] = []
+        for table in tables:
+            with self._session():
                 if table.has_before(instant):
                     self._checkpoints.removes_from(table)
                     table.remove_before(instant)
                     self._checkpoints.changed(table)
                     _, input_number, name_number, _, group = table.key
                     removed.append((input_number, name_number, group))
+            yield_lock()
         return removed
 
-    def has_before(self, group: int, instant: Micros) -> bool:
-        """Whether the group has a row before the instant. The first call for a table loads the metadata of
-        its parts.
+    def tables_before(self, name_number: int, instant: Micros) -> int:
+        """Number of tables of an event name that have a row before the instant. The first call for a table
+        loads the metadata of its parts.
         """
         with self._session():
-            return any(table.has_before(instant) for table in self._groups[group].tables.values())
+            return sum(table.has_before(instant) for table in self._of_names((name_number,)))
+
+    def event_names(self) -> list[int]:
+        """The numbers of all event names that have tables, ascending."""
+        with self._session():
+            return sorted(set().union(*(group.event_names for group in self._groups)))
+
+    def _of_names(self, numbers: Iterable[int]) -> Iterator[Table]:
+        """The tables of some event names."""
+        for number in numbers:
+            for group in self._groups:
+                yield from group.named(number, None)
 
     # --- asking ---------------------------------------------------------------------------------------------
 

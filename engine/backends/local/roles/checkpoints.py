@@ -52,7 +52,7 @@ class Checkpoints(OpenStore[P]):
         self._checkpoints = Durations()
         self._checkpoint_failures = Counter()
         self._removals = Counter()
-        """Times that the retention removed events of an account."""
+        """Removals of events by the retention."""
         self._checkpointed_bytes = 0
         """The log's `appended_bytes` of which everything is in the index."""
         self._purging, self._compaction_needed = self._is_purging(), self._needs_compaction()

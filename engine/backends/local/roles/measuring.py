@@ -49,7 +49,7 @@ class Measuring(Checkpoints[P]):
         yield timed("lock_wait_seconds", "Waits for the lock of the store.", self._state.lock_waits)
         yield counted(
             "retention_removals_total",
-            "Times that the retention removed events of an account.",
+            "Removals of events by the retention, each of the events of some names of an account.",
             self._removals,
         )
         for name, used, most in self._state.cache_bytes():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Sequence, Set, Sized
+from collections.abc import Callable, Iterator, Sequence, Set, Sized
 
-from engine.backends.base import Appended, NameKind, Record, UserRecord
+from engine.backends.base import Appended, NameKind, NameSpan, Record, UserRecord
 from engine.backends.local.roles.checkpoints import Checkpoints
 from engine.backends.local.storage.name_table import FieldKind, Space, field_name
 from engine.backends.local.storage.write_ahead_log import (
@@ -32,7 +31,6 @@ ERASED_PER_ENTRY = 400
 USERS_PER_ENTRY = 1_000
 """Updates of users that an entry has, where a batch may be several entries: the same."""
 
-_log = logging.getLogger(__name__)
 _SPACES = {NameKind.EVENT: Space.EVENT, NameKind.EVENT_ATTRIBUTE: Space.EVENT_ATTRIBUTE}
 
 
@@ -164,20 +162,23 @@ class Writing(Checkpoints[P]):
                     known += found.directory.known(user_ids[start : start + FOUND_AT_ONCE])
         return known
 
-    def remove_events(self, account: str, before: Micros) -> int:
-        """Removes the account's events before an instant, for good; logs nothing when there are none."""
-        if not self._has_events_before(account, before):
+    def events_before(self, account: str, before: Micros) -> Iterator[NameSpan | None]:
+        """The names of stored events before an instant, in spans of which one can be removed in the time of a
+        write. A single None: all names can.
+        """
+        raise NotImplementedError
+
+    def remove_events(self, account: str, before: Micros, names: NameSpan | None = None) -> int:
+        """Removes events before an instant, for good: all, or those of some names. Logs no entry for all when
+        there are none.
+        """
+        if names is None and not any(True for _ in self.events_before(account, before)):
             return self.revision()
         revision = self._writer.write(
-            lambda at: ExpireEntry(account, at.arrival, before, at.settled)
+            lambda at: ExpireEntry(account, at.arrival, before, at.settled, names)
         ).revision
         self._removals.add()
-        _log.info("events removed", extra={"account": account, "before": before})
         return revision
-
-    def _has_events_before(self, account: str, before: Micros) -> bool:
-        """Whether the account has events before an instant."""
-        raise NotImplementedError
 
     def forget(self, account: str, name: str) -> int:
         """Removes what is left of an account, workspace or input without users; logs nothing when there is

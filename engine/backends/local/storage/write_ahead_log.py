@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from engine.backends.base import Record
+from engine.backends.base import NameSpan, Record
 from engine.backends.local.storage.compression import compressed, decompressed
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
@@ -79,12 +79,13 @@ class AliasEntry(msgspec.Struct, frozen=True, array_like=True, tag="alias"):
 
 
 class ExpireEntry(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
-    """Removal of all events before an instant that precede this entry."""
+    """Removal of the events before an instant that precede this entry: all, or those of some names."""
 
     account: str
     arrival: Micros
     before: Micros
     settled: Micros | None = None
+    names: NameSpan | None = None
 
 
 class ForgetEntry(msgspec.Struct, frozen=True, array_like=True, tag="forget"):

@@ -393,7 +393,7 @@ class State(Generic[P]):
     def _expire(self, position: int, entry: ExpireEntry) -> Appended:
         with self.locked():
             account = self._account(entry.account)
-            account.remove_events(entry.before)
+            account.remove_events(entry.before, entry.names, self._lock.yield_lock)
             self._removed(position, account, entry.before)
             self.memberships.lose_events(account.name)
             self.event_ids.expire(account.number, entry.before)
@@ -401,7 +401,7 @@ class State(Generic[P]):
         return Appended(position, 0, 0)
 
     def _removed(self, position: int, account: P, before: Micros) -> None:
-        """The events of an account before an instant were removed, under the lock."""
+        """Events of an account before an instant were removed, under the lock."""
 
     def _forget(self, position: int, entry: ForgetEntry) -> Appended:
         with self.locked():

@@ -99,11 +99,12 @@ class History:
             self.tables.add(expected)
 
     def remove_before(self, instant: int) -> None:
-        gone = {(r.input_number, r.name_number, r.group) for r in self.rows if r.time < instant}
-        for group in range(GROUPS):
-            assert self.tables.has_before(group, instant) == (group in {each[2] for each in gone})
-        assert set(self.tables.remove_before(instant)) == gone
-        assert not any(self.tables.has_before(group, instant) for group in range(GROUPS))
+        gone = {(r.input_number, r.name_number, r.type, r.group) for r in self.rows if r.time < instant}
+        for name in self.tables.event_names():
+            assert self.tables.tables_before(name, instant) == sum(each[1] == name for each in gone)
+        removed = self.tables.remove_before(instant)
+        assert sorted(removed) == sorted((input_, name, group) for input_, name, _, group in gone)
+        assert not any(self.tables.tables_before(name, instant) for name in self.tables.event_names())
         self.rows = [row for row in self.rows if row.time >= instant]
 
     def check_counts(self) -> None:
