@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -93,9 +94,11 @@ def _wait_for_stop(application: Application, signals: Signals) -> None:
 
 
 def _check_port_file(port_file: Path | None) -> None:
-    """Tries to write into the directory of the port file, before the store is opened."""
+    """Tries to write beside the port file, before the store is opened."""
     if port_file is None:
         return
+    if port_file.is_dir():
+        raise ConfigError(f"--port-file {port_file} cannot be written: {os.strerror(errno.EISDIR)}")
     try:
         unfinished = _unfinished(port_file)
         unfinished.touch()

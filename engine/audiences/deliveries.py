@@ -10,6 +10,7 @@ order, for each connection.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -279,7 +280,7 @@ class Deliveries:
         """How far a connection is behind, and how its last attempts ended."""
         if connection.state not in LIVE_STATES and not connection.exiting:
             return DeliveryStatus()
-        pending, lag = self._behind(connection)
+        behind = self._behind(connection)
         found = self._log.of(connection.name)
         if not found.error:
             # Nothing failed since the start.
@@ -290,7 +291,11 @@ class Deliveries:
                 failures=1 if connection.failing_for else 0,
             )
         return msgspec.structs.replace(
-            found, pending_changes=pending, lag=lag, last_success=connection.last_success
+            found,
+            pending_changes=behind.changes,
+            pending_snapshot=behind.snapshot,
+            lag=behind.lag,
+            last_success=connection.last_success,
         )
 
     def measures(self) -> Iterator[Measure]:
@@ -304,44 +309,47 @@ class Deliveries:
         yield from self._log.measures()
 
     def _lags(self) -> Iterator[Measure]:
-        behind: dict[str, list[tuple[int, Micros]]] = {
-            kind: [] for kind, target in TARGETS.items() if target.sends
-        }
+        behind: dict[str, list[_Behind]] = {kind: [] for kind, target in TARGETS.items() if target.sends}
         for delivery in self.active():
             behind[delivery.output.target.kind()].append(self._behind(delivery.connection))
         for kind, found in behind.items():
             yield gauge(
                 "delivery_pending_changes",
-                "Changes that active connections have not delivered yet, without members at activation, by "
+                "Changes that active connections have not delivered yet, without members of snapshots, by "
                 "kind of output.",
-                sum(changes for changes, _ in found),
+                sum(each.changes for each in found),
                 kind=kind,
             )
         for kind, found in behind.items():
             yield gauge(
                 "delivery_lag_seconds",
-                "Age of the oldest change that an active connection has not delivered, by kind of output.",
-                max((age for _, age in found), default=0) / MICROS_PER_SECOND,
+                "Age of the oldest change that an active connection has not delivered, or the time for which "
+                "one has been failing, by kind of output.",
+                max((each.lag for each in found), default=0) / MICROS_PER_SECOND,
                 kind=kind,
             )
 
-    def _behind(self, connection: Connection) -> tuple[int, Micros]:
-        """Changes after the connection's cursor, and the age of the first of them."""
+    def _behind(self, connection: Connection) -> _Behind:
+        """How far a connection is behind."""
+        now = self._clock()
+        # 0 when the last attempt succeeded.
+        failing = connection.failing_for and connection.failing_for + max(0, now - connection.last_error_time)
         try:
             membership = self._backend.membership(connection.membership)
             if membership is None:
-                return 0, 0
+                return _Behind(0, failing, snapshot=False)
             is_other = connection.epoch != self._epoch(membership)
-            if is_other and connection.snapshot_through != FIRST_INSTANT:
-                return 0, 0
-            if membership.last_sequence <= connection.delivered:
-                return 0, 0
+            # The first members of an audience are its first changes.
+            is_first = connection.snapshot_through == FIRST_INSTANT
+            snapshot = not is_first and (is_other or connection.cursor.in_snapshot)
+            if (is_other and not is_first) or membership.last_sequence <= connection.delivered:
+                return _Behind(0, failing, snapshot)
             page = self._backend.changes(connection.membership, connection.delivered, 1)
         except MilepostError:
             # Reported where it is delivered.
-            return 0, 0
-        age = max(0, self._clock() - page.changes[0].as_of) if page.changes else 0
-        return membership.last_sequence - connection.delivered, age
+            return _Behind(0, failing, snapshot=False)
+        age = now - page.changes[0].as_of if page.changes else 0
+        return _Behind(membership.last_sequence - connection.delivered, max(age, failing), snapshot)
 
     def has_changes(self, connection: Connection, beyond: int) -> bool:
         """Whether the connection has a snapshot to deliver, or a change above `beyond`."""
@@ -357,6 +365,16 @@ class Deliveries:
         wait.
         """
         return self._backend.listen(connection.membership, changed)
+
+
+class _Behind(NamedTuple):
+    """Changes after a connection's cursor, the age of the first of them or the time for which attempts have
+    been failing, and whether members of a snapshot are to be delivered.
+    """
+
+    changes: int
+    lag: Micros
+    snapshot: bool
 
 
 def kind_of(change: Change) -> ChangeKind:

@@ -19,11 +19,13 @@ RATE_WINDOW_S = 60
 
 class DeliveryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far a connection is behind, and how its last attempts ended. `lag` is the age of the oldest change
-    after the cursor; times are 0 when there is none. `error` is that of the last attempt that failed, and
-    `failures` how many failed in a row.
+    after the cursor or, if that is longer, the time for which attempts have been failing; times are 0 when
+    there is none. `error` is that of the last attempt that failed, and `failures` how many failed in a row.
     """
 
     pending_changes: int = 0
+    pending_snapshot: bool = False
+    """Members of a snapshot are still to be delivered; they are no changes."""
     lag: Micros = 0
     changes_per_second: float = 0.0
     last_success: Micros = 0

@@ -143,12 +143,16 @@ def names() -> tuple[str, ...]:
 
 def registration(name: str) -> Registration:
     """The backend with that name. Raises InvalidInput, listing the available names, when it is unknown;
-    Unsupported when its entry point is not a `Registration`.
+    Unsupported when its entry point is not a `Registration` or needs a module that is not installed.
     """
     found = _entry_point(name)
     if found is None:
         raise InvalidInput.one("store", f"unknown backend {name!r}; available: {', '.join(names())}")
-    loaded = found.load()
+    try:
+        loaded = found.load()
+    except ModuleNotFoundError as error:
+        way_on = f"install milepost-server[{name}]" if name in BUILT_IN else "install it"
+        raise Unsupported(f"the backend {name!r} needs the module {error.name!r}: {way_on}") from error
     if not isinstance(loaded, Registration):
         raise Unsupported(f"the entry point {found.value!r} of backend {name!r} is not a Registration")
     return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import shlex
 import socket
@@ -16,10 +17,17 @@ class CannotListen(OSError):
     """The address is in use, not available on this machine, or open to others without keys."""
 
 
-def cannot_listen(host: str, port: int, error: Exception) -> CannotListen:
-    """The error of a port that gRPC cannot have."""
+def cannot_listen(host: str, port: int, error: Exception, *, served: str = "") -> CannotListen:
+    """The error of an address that cannot be had. `served` is what is served on it, as in its settings: http,
+    metrics, or "" for gRPC.
+    """
     reason = getattr(error, "strerror", None) or error
-    return CannotListen(f"cannot listen on {host}:{port}: {reason}; --port names another port, 0 a free one")
+    prefix = f"--{served}-" if served else "--"
+    way_on = f"{prefix}port names another port, 0 a free one"
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        way_on = f"{prefix}host names an address of this machine"
+    what = f"serve {served}" if served else "listen"
+    return CannotListen(f"cannot {what} on {host}:{port}: {reason}; {way_on}")
 
 
 def check_address(

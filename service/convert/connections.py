@@ -187,6 +187,7 @@ def connection_message(connection: Connection, status: DeliveryStatus) -> connec
 def _status_message(status: DeliveryStatus) -> connection_pb2.DeliveryStatus:
     return connection_pb2.DeliveryStatus(
         pending_changes=status.pending_changes,
+        pending_snapshot=status.pending_snapshot,
         lag=duration_message(status.lag),
         changes_per_second=status.changes_per_second,
         last_success_time=timestamp(status.last_success) if status.last_success else None,

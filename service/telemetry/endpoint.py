@@ -18,6 +18,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from service.auth.listening import cannot_listen
+
 METRICS_PATH = "/metrics"
 HEALTH_PATH = "/health"
 REQUEST_S_MAX = 10.0
@@ -71,14 +73,14 @@ class MetricsEndpoint:
     """Answers each request in a thread of its own."""
 
     def __init__(self, registry: CollectorRegistry, health: Health, host: str, port: int) -> None:
-        """Listens at once; port 0 picks a free one. Raises OSError, with the address, when it cannot."""
+        """Listens at once; port 0 picks a free one. Raises CannotListen when it cannot."""
         self._host = host
         self._health = health
         self._metrics = make_wsgi_app(registry)
         try:
             self._server = make_server(host, port, self._answer, _Server, _Handler)
         except OSError as error:
-            raise OSError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
+            raise cannot_listen(host, port, error, served="metrics") from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(STOP_POLL_S,), name="metrics", daemon=True
         )

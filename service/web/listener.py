@@ -13,7 +13,7 @@ import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 
 from service.auth.gate import Gate
-from service.auth.listening import CannotListen, check_address
+from service.auth.listening import CannotListen, cannot_listen, check_address
 from service.auth.tls import Certificates
 from service.config import Config
 from service.limits import HEAD_S_MAX, MESSAGE_S_MAX
@@ -162,9 +162,7 @@ def listening(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for each in found:
             each.close()
-        raise CannotListen(
-            f"cannot serve HTTP on {host}:{port}: {error.strerror or error}; --http-port names another port"
-        ) from error
+        raise cannot_listen(host, port, error, served="http") from error
     return found
 
 

@@ -14,7 +14,7 @@ import msgspec
 from engine import Engine
 from engine.audiences.live import STORED_AGE_MICROS_MAX
 from engine.audiences.model import MemberPage, MembershipStatus, SavedTarget
-from engine.backends.base import Change, EventRecord
+from engine.backends.base import Change, EventRecord, NameSpan
 from engine.backends.local.backend import LocalBackend
 from engine.clock import RESTART_GAP_MICROS, Clock, ClockState
 from engine.criteria.model import Criterion, EventType, Not
@@ -148,9 +148,9 @@ class ClockRound:
     def _watch_removals(self, backend: LocalBackend) -> None:
         remove = backend.remove_events
 
-        def removing(account: str, before: Micros) -> int:
+        def removing(account: str, before: Micros, names: NameSpan | None = None) -> int:
             revision = backend.revision()
-            after = remove(account, before)
+            after = remove(account, before, names)
             self.removals += after != revision
             allowed = self._right_removal()
             if after != revision and before > allowed:

@@ -189,6 +189,7 @@ def test_port_file_is_written_atomically(tmp_path: Path) -> None:
             ["--port-file", "/nowhere/port"],
             "--port-file /nowhere/port cannot be written: No such file or directory",
         ),
+        (["--port-file", "/tmp"], "--port-file /tmp cannot be written: Is a directory"),
         (["--config-file", "/nowhere"], "/nowhere cannot be read: No such file or directory"),
         (["--stop-grace-s", "-1"], "--stop-grace-s must be at least 0, got -1"),
     ],
@@ -200,6 +201,31 @@ def test_a_setting_that_cannot_be_used_ends_with_status_2_and_a_line(
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == f"milepost: {message}\n"
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("prefix", ["", "http-", "metrics-"])
+@pytest.mark.parametrize(
+    ("host", "way_on"),
+    [
+        ("203.0.113.1", "host names an address of this machine"),
+        ("no-such-host.invalid", "host names an address of this machine"),
+        ("127.0.0.1", "port names another port, 0 a free one"),
+    ],
+)
+def test_an_address_that_cannot_be_had_names_the_setting_to_change(
+    tmp_path: Path, prefix: str, host: str, way_on: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = {"port": "0", "http-port": "0"} | {f"{prefix}port": str(port), f"{prefix}host": host}
+        refused = run(
+            *("--data-dir", str(tmp_path / "store"), "--readers", "1", "--insecure-listen"),
+            *(text for name, value in flags.items() for text in (f"--{name}", value)),
+        )
+    assert (refused.returncode, refused.stdout) == (1, "")
+    last = refused.stderr.splitlines()[-1]
+    assert f" on {host}:{port}: " in last
+    assert last.endswith(f"; --{prefix}{way_on}")
 
 
 def test_too_little_address_space_is_named(tmp_path: Path) -> None:

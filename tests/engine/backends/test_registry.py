@@ -129,6 +129,21 @@ def test_invalid_store_urls_are_refused(url: str, description: str) -> None:
     assert refusal.value.message == f"store: {description}"
 
 
+@pytest.mark.parametrize(
+    ("name", "way_on"),
+    [("clickhouse", r"install milepost-server\[clickhouse\]"), ("elsewhere", "install it")],
+)
+def test_a_module_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, name: str, way_on: str) -> None:
+    def missing(found: EntryPoint) -> object:
+        raise ModuleNotFoundError("No module named 'driver'", name="driver")
+
+    others = (EntryPoint("elsewhere", "elsewhere:BACKEND", registry.ENTRY_POINT_GROUP),)
+    monkeypatch.setattr(registry, "entry_points", lambda group, name=None: others)
+    monkeypatch.setattr(EntryPoint, "load", missing)
+    with pytest.raises(Unsupported, match=f"the backend '{name}' needs the module 'driver': {way_on}"):
+        registry.registration(name)
+
+
 def test_entry_point_must_be_a_registration() -> None:
     with pytest.raises(Unsupported, match="of backend 'wrong' is not a Registration"):
         registry.open_store("wrong:x")

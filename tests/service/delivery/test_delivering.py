@@ -328,6 +328,43 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_status_tells_of_a_snapshot_that_waits(site: Site) -> None:
+    """Its members are no changes, so the time for which attempts have been failing tells how late it is."""
+    milestone = site.add("one", did("a"))
+    site.send([(f"u{number}", "a") for number in range(5)])
+    connection = connect(site, milestone)
+    # Another connection keeps the audience calculated.
+    second = connect(site, milestone, "second")
+    site.engine.live.refresh_all()
+    for each in (connection, second):
+        assert len(all_told(site, each, Remembering())) == 5
+    site.engine.connections.deactivate(connection.name)
+    again, sink = site.engine.connections.activate(connection.name), Remembering()
+
+    def status() -> DeliveryStatus:
+        return site.engine.deliveries.status(now_of(site, again))
+
+    assert status() == DeliveryStatus(pending_snapshot=True, changes_per_second=5 / RATE_WINDOW_S)
+    delivering = delivering_to(site, again, sink)
+    for failures in (1, 2, 3):
+        refuse_once(sink, SinkError(f"503, {failures}"))
+        run(delivering)
+        site.clock.now += MICROS_PER_SECOND
+        waiting = status()
+        assert (waiting.pending_snapshot, waiting.pending_changes, waiting.failures) == (True, 0, failures)
+        # Of the attempts' own clock, a little more than the second since the last one.
+        assert MICROS_PER_SECOND <= waiting.lag < 10 * MICROS_PER_SECOND
+    (lag,) = (
+        each.value
+        for each in site.engine.deliveries.measures()
+        if each.name == "delivery_lag_seconds" and each.value
+    )
+    assert lag == waiting.lag / MICROS_PER_SECOND
+    run(delivering)
+    assert len(sink.told()) == 5
+    assert (status().pending_snapshot, status().lag) == (False, 0)
+
+
 def all_told(site: Site, connection: Connection, sink: Remembering) -> list[tuple[str, str]]:
     """What the sink has taken, once the connection has nothing more to deliver."""
     delivering = delivering_to(site, connection, sink)

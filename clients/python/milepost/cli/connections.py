@@ -28,7 +28,7 @@ from milepost.cli.text import counted, moment, number, printable
 from milepost.cli.words import choice, value_of, word_of, words_of
 from milepost.client import Client
 from milepost.durations import text_of
-from milepost.v1.connection_pb2 import Batching, ChangeKind, Connection, ConnectionState
+from milepost.v1.connection_pb2 import Batching, ChangeKind, Connection, ConnectionState, DeliveryStatus
 from milepost.values import to_duration
 
 app = typer.Typer(
@@ -345,15 +345,24 @@ def _delivery(connection: Connection) -> Facts:
     if not connection.HasField("delivery"):
         return []
     status = connection.delivery
-    behind = f"{counted(status.pending_changes, 'change')}, {text_of(status.lag)}"
     ended = f"{counted(status.failures, 'failure')} in a row" if status.failures else "recovered"
     failed = f"{moment(status.last_error_time)}, {ended}: {printable(status.last_error)}"
     return [
-        ("behind by", behind if status.pending_changes else "nothing"),
+        ("behind by", _behind(status)),
         ("rate", f"{status.changes_per_second:,.2f} changes/s in the last minute"),
         ("last success", moment(status.last_success_time) if status.HasField("last_success_time") else ""),
         ("last error", failed if status.last_error else ""),
     ]
+
+
+def _behind(status: DeliveryStatus) -> str:
+    parts = [
+        *(["a snapshot"] if status.pending_snapshot else []),
+        *([counted(status.pending_changes, "change")] if status.pending_changes else []),
+    ]
+    if not parts:
+        return "nothing"
+    return " and ".join(parts) + (f", {text_of(status.lag)}" if status.lag.ToTimedelta() else "")
 
 
 def _audience(connection: Connection, milestones: Mapping[str, str]) -> str:

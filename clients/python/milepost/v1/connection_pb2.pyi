@@ -632,8 +632,9 @@ class DeliveryStatus(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     LAST_ERROR_TIME_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    PENDING_SNAPSHOT_FIELD_NUMBER: _builtins.int
     pending_changes: _builtins.int
-    """Changes after the cursor: not delivered, or not acknowledged for an output of kind `watch`. Members at activation
+    """Changes after the cursor: not delivered, or not acknowledged for an output of kind `watch`. Members of a snapshot
     are not counted.
     """
     changes_per_second: _builtins.float
@@ -642,9 +643,11 @@ class DeliveryStatus(_message.Message):
     """Error of the last attempt that failed. Empty when none has since the activation."""
     failures: _builtins.int
     """Attempts that failed in a row, at least 1 while the last one did. 0 once one succeeded."""
+    pending_snapshot: _builtins.bool
+    """A snapshot of the members is still to be delivered, or the rest of one."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """Age of the oldest of these changes."""
+        """Age of the oldest of these changes or, if that is longer, the time for which attempts have been failing."""
 
     @_builtins.property
     def last_success_time(self) -> _timestamp_pb2.Timestamp:
@@ -666,10 +669,11 @@ class DeliveryStatus(_message.Message):
         last_error: _builtins.str = ...,
         last_error_time: _timestamp_pb2.Timestamp | None = ...,
         failures: _builtins.int = ...,
+        pending_snapshot: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "last_error_time", b"last_error_time", "last_success_time", b"last_success_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_per_second", b"changes_per_second", "failures", b"failures", "lag", b"lag", "last_error", b"last_error", "last_error_time", b"last_error_time", "last_success_time", b"last_success_time", "pending_changes", b"pending_changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_per_second", b"changes_per_second", "failures", b"failures", "lag", b"lag", "last_error", b"last_error", "last_error_time", b"last_error_time", "last_success_time", b"last_success_time", "pending_changes", b"pending_changes", "pending_snapshot", b"pending_snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
