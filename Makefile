@@ -157,6 +157,9 @@ soak: env ## Put mixed load on a service for a long time; memory, threads and de
 clock: env ## Let the clock jump under random worlds and compare what is left with the oracle (ROUNDS=200; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.clock_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
 
+properties: env ## Run the property tests with many times the examples of `make test` (TIMES=20; ARGS="tests/engine")
+	MILEPOST_TEST_TIMES=$(or $(TIMES),10) $(BIN)/python -m pytest $(PARALLEL) -m hypothesis --timeout 0 $(ARGS)
+
 model: env ## Walk at random over a store and compare with the oracle (OPERATIONS=200000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.engine.backends.local.walk.campaign --operations $(or $(OPERATIONS),200000) $(ARGS)
 

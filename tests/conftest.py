@@ -11,9 +11,12 @@ import pytest
 from hypothesis import settings
 
 from tests.service_log import keep_apart
+from tests.short_forms import DEFAULT_EXAMPLES, examples
 
 # Timing never decides a test, so examples have no deadline; a failure prints the blob that reproduces it.
-settings.register_profile("milepost", deadline=None, derandomize=False, print_blob=True)
+settings.register_profile(
+    "milepost", max_examples=examples(DEFAULT_EXAMPLES), deadline=None, derandomize=False, print_blob=True
+)
 settings.load_profile("milepost")
 
 SEED_BITS = 32
