@@ -40,7 +40,7 @@ test: env ## Run the tests (ARGS="tests/engine -k sequence"; WORKERS=0 for one p
 test-cluster: env ## Compare plans over ClickHouse with the oracle: one server, then 2 shards of 2 (WORLDS=1000; CLICKHOUSE=HOST:PORT+HOST:PORT,… for servers of your own)
 	@if [ -n "$(CLICKHOUSE)" ] || $(BIN)/python -m tests.engine.backends.clickhouse.library; then \
 		export MILEPOST_TEST_CLICKHOUSE="$(CLICKHOUSE)" MILEPOST_TEST_CLUSTER=1 && \
-		$(BIN)/python -m pytest tests/engine/backends/clickhouse tests/bench/test_cluster.py tests/service/test_store_in_cluster.py $(ARGS) && \
+		$(BIN)/python -m pytest tests/engine/backends/clickhouse tests/bench/test_cluster.py tests/service/test_store_in_cluster.py tests/service/test_mapped_events.py tests/service/test_move_to_cluster.py $(ARGS) && \
 		$(BIN)/python -m pytest tests/conformance -k clickhouse $(ARGS) && \
 		$(BIN)/python -m tests.engine.backends.clickhouse.campaign --jobs 2 --worlds $(or $(WORLDS),100) && \
 		if [ -z "$(CLICKHOUSE)" ]; then \
