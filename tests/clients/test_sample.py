@@ -194,7 +194,9 @@ def test_a_profile_leaves_out_what_is_unknown(files: duckdb.DuckDBPyConnection) 
 
 def test_calls_are_the_same_in_each_run(seen: Seen) -> None:
     """So the service recognises repeated events and calls."""
-    again = recorded().recorder.imports
+    recorder = Recorder()
+    load(cast(Client, recorder))
+    again = recorder.imports
     for first, second in zip(seen.recorder.imports, again, strict=True):
         assert first == second
     ids = [request_id for _, _, request_id, _ in again]

@@ -174,7 +174,7 @@ an_update = st.builds(
 some_records = st.lists(an_event | an_update, min_size=4, max_size=30)
 
 
-@settings(max_examples=examples(50), suppress_health_check=HEALTH)
+@settings(max_examples=examples(25), suppress_health_check=HEALTH)
 @given(
     before=some_records,
     fresh=some_records,
