@@ -40,7 +40,7 @@ test: env ## Run the tests (ARGS="tests/engine -k sequence"; WORKERS=0 for one p
 test-cluster: env ## Compare plans over ClickHouse with the oracle: one server, then 2 shards of 2 (WORLDS=1000; CLICKHOUSE=HOST:PORT+HOST:PORT,… for servers of your own)
 	@if [ -n "$(CLICKHOUSE)" ] || $(BIN)/python -m tests.engine.backends.clickhouse.library; then \
 		export MILEPOST_TEST_CLICKHOUSE="$(CLICKHOUSE)" MILEPOST_TEST_CLUSTER=1 && \
-		$(BIN)/python -m pytest tests/engine/backends/clickhouse tests/bench/test_cluster.py tests/service/test_store_in_cluster.py $(ARGS) && \
+		$(BIN)/python -m pytest tests/engine/backends/clickhouse tests/bench/test_cluster.py tests/service/test_store_in_cluster.py tests/service/test_mapped_events.py tests/service/test_move_to_cluster.py $(ARGS) && \
 		$(BIN)/python -m pytest tests/conformance -k clickhouse $(ARGS) && \
 		$(BIN)/python -m tests.engine.backends.clickhouse.campaign --jobs 2 --worlds $(or $(WORLDS),100) && \
 		if [ -z "$(CLICKHOUSE)" ]; then \
@@ -156,6 +156,9 @@ soak: env ## Put mixed load on a service for a long time; memory, threads and de
 
 clock: env ## Let the clock jump under random worlds and compare what is left with the oracle (ROUNDS=200; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.faults.clock_rounds --rounds $(or $(ROUNDS),20) $(ARGS)
+
+properties: env ## Run the property tests with many times the examples of `make test` (TIMES=20; ARGS="tests/engine")
+	MILEPOST_TEST_TIMES=$(or $(TIMES),10) $(BIN)/python -m pytest $(PARALLEL) -m hypothesis --timeout 0 $(ARGS)
 
 model: env ## Walk at random over a store and compare with the oracle (OPERATIONS=200000; ARGS="--seed 7 --jobs 2")
 	$(BIN)/python -m tests.engine.backends.local.walk.campaign --operations $(or $(OPERATIONS),200000) $(ARGS)

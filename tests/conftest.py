@@ -11,27 +11,36 @@ import pytest
 from hypothesis import settings
 
 from tests.service_log import keep_apart
+from tests.short_forms import DEFAULT_EXAMPLES, examples
 
 # Timing never decides a test, so examples have no deadline; a failure prints the blob that reproduces it.
-settings.register_profile("milepost", deadline=None, derandomize=False, print_blob=True)
+settings.register_profile(
+    "milepost", max_examples=examples(DEFAULT_EXAMPLES), deadline=None, derandomize=False, print_blob=True
+)
 settings.load_profile("milepost")
 
 SEED_BITS = 32
 SEED = "hypothesis_seed"
 
 LONG_FILES = (
-    "spec/test_criteria_worlds.py",
-    "engine/backends/local/test_walk.py",
     "conformance/test_execute.py",
-    "conformance/test_membership.py",
+    "spec/test_every_command.py",
+    "spec/test_criteria_worlds.py",
+    "spec/test_criteria_limits.py",
     "spec/test_sample_journey.py",
-    "engine/backends/local/events/test_matches.py",
-    "faults/test_kill_rounds.py",
-    "bench/test_growth.py",
-    "bench/test_intervals.py",
-    "spec/test_sample_duckdb.py",
+    "spec/test_criteria_laws.py",
+    "spec/test_journeys_by_command.py",
     "conformance/test_users.py",
+    "service/test_command.py",
+    "service/readers/test_processes.py",
+    "engine/test_space.py",
+    "engine/backends/local/test_walk.py",
+    "faults/test_kill_rounds.py",
+    "faults/test_delivery_campaign.py",
+    "bench/test_intervals.py",
     "clients/test_sample.py",
+    "spec/test_audience_levels.py",
+    "test_layering.py",
 )
 """The files that take longest. They come first, so that no worker is busy long after the others."""
 

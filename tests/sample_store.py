@@ -1,8 +1,4 @@
-"""The Complete Journey in an embedded store, loaded once and shared by tests.
-
-The events and profiles are those the client's sample loader sends. Here they enter the backend directly, as
-records, so that criteria tests do not depend on the service.
-"""
+"""The Complete Journey in an embedded store, and as records."""
 
 from __future__ import annotations
 
@@ -14,7 +10,10 @@ from engine.backends.base import EventRecord, Record, UserRecord
 from engine.backends.local.backend import LocalBackend
 from engine.criteria.model import EventType
 from engine.values import MICROS_PER_SECOND, Micros, Value
+from milepost import Client
 from milepost.sample import dataset
+from milepost.sample.load import load
+from tests.harness import serving
 
 ACCOUNT = f"accounts/{dataset.ACCOUNT_ID}"
 WORKSPACE = f"{ACCOUNT}/workspaces/{dataset.WORKSPACE_ID}"
@@ -31,12 +30,15 @@ _CELLS = (dataset.USER_ID, dataset.EVENT_ID, dataset.TIME)
 
 
 def load_sample(directory: Path) -> LocalBackend:
-    """A new store in `directory` with all of the sample's data, checkpointed."""
-    backend = LocalBackend.open(directory)
-    for records in sample_batches():
-        backend.append(ACCOUNT, records)
-    backend.checkpoint()
-    return backend
+    """A new store in `directory` with all of the sample's data, checkpointed. A service loads it, by columns:
+    that takes a third of the time that records take.
+    """
+    with (
+        serving(directory, log_level="error") as service,
+        Client(service.address, account=dataset.ACCOUNT_ID) as client,
+    ):
+        load(client)
+    return LocalBackend.open(directory)
 
 
 def sample_batches() -> Iterator[list[Record]]:

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from engine import DEFAULT_LIMITS
 from engine.audiences.checks import BATCH_PAIRS_MAX
@@ -62,6 +61,7 @@ from service.limits import (
     RECEIVE_BYTES_MAX,
 )
 from service.setting_values import SIZES, choices_of
+from tests.cli_runner import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -48,12 +48,13 @@ LISTED_MEMBERS = 5_000
 @dataclass(frozen=True)
 class Options:
     """`users` of each scale, smallest first; `keep`: a directory to keep the stores in; `svg`: the file of
-    the plot.
+    the plot; `short_runs`: of a scale whose import takes only a second or two.
     """
 
     users: tuple[int, ...]
     keep: Path | None
     svg: Path
+    short_runs: int = SHORT_RUNS
 
 
 def run(options: Options, console: Console) -> list[Growth]:
@@ -62,7 +63,7 @@ def run(options: Options, console: Console) -> list[Growth]:
     with tempfile.TemporaryDirectory(prefix="milepost-bench-") as scratch:
         for users in options.users:
             runs = []
-            for turn in range(SHORT_RUNS if users <= SHORT_USERS_MAX else 1):
+            for turn in range(options.short_runs if users <= SHORT_USERS_MAX else 1):
                 store = (options.keep or Path(scratch)) / (f"growth-{users}" + f"-{turn + 1}" * bool(turn))
                 if store.exists():
                     raise SystemExit(f"{store} exists already: each scale is measured on a new store")

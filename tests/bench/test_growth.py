@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def test_every_user_has_ten_events_in_random_order() -> None:
 
 
 def test_count_equals_a_plain_loop_after_kill_and_stop(tmp_path: Path) -> None:
-    options = growth.Options((USERS // 3, USERS), keep=tmp_path, svg=tmp_path / "growth.svg")
+    svg = tmp_path / "growth.svg"
+    options = growth.Options((USERS // 3, USERS), keep=tmp_path, svg=svg, short_runs=1)
     grown = growth.run(options, Console(quiet=True))
     assert [(each.users, each.events) for each in grown] == [(1_000, 10_000), (3_000, 30_000)]
     for each in grown:
@@ -66,7 +68,7 @@ def test_count_equals_a_plain_loop_after_kill_and_stop(tmp_path: Path) -> None:
         assert (each.after_kill.counted, each.after_stop.counted) == (counted, counted)
         # What was acknowledged when the service was killed was only in the log.
         assert each.log_bytes > each.events
-    assert (tmp_path / "growth.svg").read_text(encoding="utf-8") == draw(grown)
+    assert svg.read_text(encoding="utf-8") == draw(grown)
     with pytest.raises(SystemExit, match="growth-1000 exists already"):
         growth.run(options, Console(quiet=True))
 
@@ -87,6 +89,23 @@ def scale(users: int, *, factor: float) -> Growth:
         count_ms=5 * factor,
         memory_after_questions=Memory(round(20_000_000 * factor), round(10_000_000 * factor), 1),
     )
+
+
+def test_the_median_of_short_runs_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [scale(1_000, factor=factor) for factor in (4, 1, 5, 2, 3)]
+    stores: list[str] = []
+
+    def measured(users: int, store: Path, tell: object) -> Growth:
+        stores.append(store.name)
+        run = drawn[len(stores) - 1]
+        return replace(run, checkpoint_seconds=run.count_ms)
+
+    monkeypatch.setattr(growth, "measure", measured)
+    monkeypatch.setattr(growth, "draw", lambda grown: f"{len(grown)} scales")
+    options = growth.Options((1_000,), keep=tmp_path, svg=tmp_path / "growth.svg")
+    [kept] = growth.run(options, Console(quiet=True))
+    assert kept.count_ms == 15
+    assert stores == ["growth-1000", *(f"growth-1000-{turn}" for turn in (2, 3, 4, 5))]
 
 
 def test_plot_shows_every_figure() -> None:

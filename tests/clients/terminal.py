@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost._channel import open_channel
 from milepost.cli.app import app
 from milepost.client import base
+from tests.cli_runner import CliRunner
 
 ANY = "…"
 """Stands for any part of a line; alone on a line, for any number of lines."""

@@ -12,7 +12,6 @@ import pytest
 import typer.main
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from typer.testing import CliRunner
 
 from milepost import Client
 from milepost.cli.app import app
@@ -25,6 +24,7 @@ from milepost.v1.audience_service_pb2 import (
 )
 from milepost.v1.journey_pb2 import JourneyDocument
 from milepost.values import to_datetime
+from tests.cli_runner import CliRunner
 from tests.clients.fake import Fake, methods, serving
 from tests.clients.questions import questions
 

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost import Client
 from milepost.cli.app import app
@@ -53,6 +53,7 @@ from milepost.v1.journey_service_pb2 import (
     ListJourneysResponse,
     ListMilestonesResponse,
 )
+from tests.cli_runner import CliRunner
 from tests.clients.fake import Fake, Refusal, methods, serving
 
 JOURNEY = "accounts/demo/journeys/j"

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost.cli.app import app
 from milepost.cli.text import show_table
 from milepost.v1 import catalog_service_pb2 as pb
 from milepost.v1.data_pb2 import EVENT_TYPE_CUSTOM, EVENT_TYPE_SCREEN_VIEW
 from milepost.values import Plain, to_value
+from tests.cli_runner import CliRunner
 from tests.clients.fake import Fake, serving
 
 SHOP = "accounts/demo/workspaces/shop"

@@ -10,11 +10,12 @@ from pathlib import Path
 import grpc
 import pytest
 from structlog.testing import capture_logs
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost import Client, errors
 from milepost.cli.app import app
 from service.auth import listening
+from tests.cli_runner import CliRunner
 from tests.harness import serving
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from engine.backends.local.storage.environment import Environment
 from engine.backends.local.storage.keys import Family, key
@@ -20,6 +20,7 @@ from milepost.cli.app import app
 from milepost.outputs import WebhookOutput
 from milepost.v1.data_pb2 import Event
 from milepost.v1.ingest_service_pb2 import IngestEventsRequest
+from tests.cli_runner import CliRunner
 from tests.engine.backends.local.storage.test_upgrade import ARCHIVE as OLD_STORE
 from tests.harness import ACCOUNT, INPUT, Serving, serving
 from tests.service.test_store_upkeep import EVENTS, NOON, USERS, fill

@@ -10,7 +10,6 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from engine.criteria.model import Criterion
 from milepost import Client
@@ -19,6 +18,7 @@ from milepost.cli.service_process import ServiceProcess
 from milepost.documents import DocumentError, Positions, dumps_criteria, loads_criteria
 from milepost.written_form import written
 from service.convert.criteria import criteria_message
+from tests.cli_runner import CliRunner
 from tests.service.convert.test_criteria import criteria
 
 LAPSED = """\

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from milepost.cli.app import app
 from milepost.cli.history import draw_rich, sparkline
@@ -25,6 +24,7 @@ from milepost.v1.audience_service_pb2 import (
     ListAudienceSizesResponse,
 )
 from milepost.values import to_timestamp
+from tests.cli_runner import CliRunner
 from tests.clients.fake import Fake, serving
 from tests.clients.test_cli import ANSWERS
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from engine.criteria.model import Criterion
 from milepost import Client, journeys, make_event
@@ -39,7 +39,9 @@ from milepost.v1.criteria_pb2 import Criteria
 from milepost.v1.journey_pb2 import JourneyVersion
 from milepost.v1.journey_service_pb2 import MoveMilestoneRequest
 from service.convert.criteria import criteria_message, criterion_of
+from tests.cli_runner import CliRunner
 from tests.service.convert.test_criteria import criteria
+from tests.short_forms import examples
 
 NAMES = ("buy", "visit", "call", "mail", "chat")
 NOW = datetime.now(UTC)
@@ -498,7 +500,7 @@ def versions_of(client: Client, journey: str) -> list[JourneyVersion]:
         return []
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(15))
 @given(st.lists(trees(), min_size=1, max_size=4))
 def test_any_journey_can_be_turned_into_any_other(client: Client, wanted: list[JourneyDocument]) -> None:
     for each in wanted:

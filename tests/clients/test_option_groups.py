@@ -7,9 +7,9 @@ from typing import Annotated
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from milepost.cli.option_groups import grouped
+from tests.cli_runner import CliRunner
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 import pytest
-from typer.testing import CliRunner
 
 from milepost.cli.app import app
 from milepost.cli.mermaid import draw_mermaid
 from milepost.cli.svg import CARD_HEIGHT, CARD_WIDTH, draw_svg
 from milepost.cli.tree import Node
+from tests.cli_runner import CliRunner
 from tests.clients.fake import Fake, serving
 from tests.clients.test_cli import ANSWERS
 from tests.clients.test_tree import CALCULATING, ESTIMATED, FAILED, SAMPLE, TOO_SMALL, exact, picture

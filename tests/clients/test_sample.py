@@ -11,7 +11,6 @@ from typing import Any, cast
 import duckdb
 import pyarrow as pa
 import pytest
-from typer.testing import CliRunner
 
 from milepost import Client
 from milepost._importing import Imported, RefusedRows
@@ -22,6 +21,7 @@ from milepost.sample.load import Loaded, NotTaken, load
 from milepost.v1.account_pb2 import Account, Input
 from milepost.v1.data_pb2 import EVENT_TYPE_COMMERCE, EVENT_TYPE_CUSTOM
 from milepost.v1.ingest_service_pb2 import ImportHeader, ImportUsersHeader
+from tests.cli_runner import CliRunner
 from tests.sample_figures import FIGURES, START, members, open_files
 
 
@@ -194,7 +194,9 @@ def test_a_profile_leaves_out_what_is_unknown(files: duckdb.DuckDBPyConnection) 
 
 def test_calls_are_the_same_in_each_run(seen: Seen) -> None:
     """So the service recognises repeated events and calls."""
-    again = recorded().recorder.imports
+    recorder = Recorder()
+    load(cast(Client, recorder))
+    again = recorder.imports
     for first, second in zip(seen.recorder.imports, again, strict=True):
         assert first == second
     ids = [request_id for _, _, request_id, _ in again]

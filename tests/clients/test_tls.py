@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import trustme
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost import TLS, Client, errors
 from milepost.aio import AsyncClient
 from milepost.cli.app import app
+from tests.cli_runner import CliRunner
 from tests.clients.bridge import the_loop
 from tests.harness import serving
 

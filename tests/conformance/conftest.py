@@ -23,7 +23,12 @@ from engine.backends.local.settings import LocalSettings
 from tests.conformance.as_columns import ColumnsBackend
 from tests.conformance.site import Site
 from tests.engine.backends.clickhouse.databases import Databases, databases_on
-from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started
+from tests.engine.backends.clickhouse.servers import (
+    own_servers,
+    reason_to_leave_out,
+    reason_to_skip,
+    started,
+)
 
 Opener = Callable[[Path], Backend]
 
@@ -76,7 +81,9 @@ def _opener(request: pytest.FixtureRequest) -> Opener:
 
 @pytest.fixture(params=[*BACKENDS, CLUSTER])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """An empty store of each backend."""
+    """An empty store of each backend. To make one in a cluster takes long."""
+    if request.param == CLUSTER and (reason := reason_to_leave_out()):
+        pytest.skip(reason)
     opened = Site(_opener(request), tmp_path / "store")
     yield opened
     opened.backend.close()

@@ -16,6 +16,7 @@ from engine.errors import FailedPrecondition
 from engine.plan.model import Plan, Step, Universe
 from engine.values import Micros, Value
 from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Operation
+from tests.short_forms import examples
 from tests.stores import go_on_with, settle
 
 ACCOUNT = "accounts/acme"
@@ -31,7 +32,7 @@ JOURNEY = f"{ACCOUNT}/journeys/welcome"
 
 NOON: Micros = 1_700_049_600_000_000
 PAGE_USERS = 3
-EXAMPLES_OVER_NETWORK = 8
+EXAMPLES_OVER_NETWORK = examples(5)
 """Examples of a property that a backend over the network is shown. Campaigns of its own show it thousands."""
 
 T = TypeVar("T", bound=Callable[..., None])

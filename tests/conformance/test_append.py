@@ -27,6 +27,7 @@ from tests.conformance.site import (
     update,
 )
 from tests.oracle.world import fresh_account
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
 
@@ -182,7 +183,7 @@ writes = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(30))
 @given(history=writes, checkpoint_after=st.integers(0, 12))
 @sparing
 def test_an_attribute_ends_as_its_last_write(

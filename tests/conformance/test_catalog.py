@@ -28,6 +28,7 @@ from tests.conformance.drawing import (
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, SUPPORT, WEB, Site, event, update
 from tests.oracle.history import Aliases, History, histories
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World, fresh_account
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.CATALOG)
 
@@ -215,7 +216,7 @@ def allowed(operation: Operation, aliases: Aliases) -> bool:
     return True
 
 
-@settings(max_examples=60, suppress_health_check=HEALTH)
+@settings(max_examples=examples(30), suppress_health_check=HEALTH)
 @given(data=st.data(), prefix=prefixes, event_name=event_names)
 def test_catalog_equals_brute_force(
     shared_site: Site, data: st.DataObject, prefix: str, event_name: str

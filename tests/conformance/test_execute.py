@@ -47,6 +47,7 @@ from tests.conformance.site import (
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import World
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
 
@@ -56,7 +57,7 @@ worlds_with_plans = worlds().flatmap(lambda world: st.tuples(st.just(world), pla
 EVERYONE = Universe(inputs=(WEB,))
 
 
-@settings(max_examples=80, suppress_health_check=HEALTH)
+@settings(max_examples=examples(30), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, checkpointed=st.booleans())
 @sparing
 def test_every_step_equals_brute_force(
@@ -72,7 +73,7 @@ def test_every_step_equals_brute_force(
     assert shared_site.holding(plan, USER_IDS) == expected
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(
     drawn=worlds().flatmap(
         lambda world: st.tuples(
@@ -105,7 +106,7 @@ def test_plans_that_share_steps_and_roots_are_answered_apart(
             assert shared_site.holding(variant, USER_IDS) == root_sets(variant, seen)
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, chosen=st.sets(st.sampled_from([partition_of(u) for u in USER_IDS])))
 @sparing
 def test_partitions_restrict_every_answer(
@@ -126,7 +127,7 @@ def test_partitions_restrict_every_answer(
     assert frozenset(page.user_ids) == expected[0]
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans)
 @sparing
 def test_answers_asked_again_follow_new_data(shared_site: Site, drawn: tuple[World, Plan]) -> None:
@@ -145,7 +146,7 @@ def test_answers_asked_again_follow_new_data(shared_site: Site, drawn: tuple[Wor
         assert shared_site.members(plan) == root_sets(plan, histories(seen))
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans)
 @sparing
 def test_trace_reports_the_size_of_every_step(shared_site: Site, drawn: tuple[World, Plan]) -> None:

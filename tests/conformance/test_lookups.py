@@ -44,6 +44,7 @@ from tests.conformance.site import (
 from tests.conformance.test_catalog import CATALOGS_OVER_NETWORK, allowed, operations
 from tests.oracle.history import Aliases, History, histories
 from tests.oracle.world import Operation, World, fresh_account
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.CATALOG)
 
@@ -173,7 +174,7 @@ def assert_lookups(site: Site, account: str, users: Sequence[History], text: str
             assert expected or found_text.is_complete, lookup
 
 
-@settings(max_examples=30, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(data=st.data(), text=st.sampled_from(STRINGS))
 def test_lookups_equal_brute_force(shared_site: Site, data: st.DataObject, text: str) -> None:
     account = fresh_account()

@@ -51,6 +51,7 @@ from tests.conformance.site import (
 from tests.oracle.history import histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import Alias, Erase, Operation, World
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.MEMBERSHIP)
 
@@ -272,7 +273,7 @@ def test_an_account_without_data_has_an_empty_membership(site: Site) -> None:
     assert stored(site.backend, AUDIENCE) == {"ada"}
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(
     drawn=worlds(batches_max=5).flatmap(lambda w: st.tuples(st.just(w), plans(w.account))),
     restart=st.booleans(),

@@ -16,6 +16,7 @@ from engine.plan.model import Plan
 from tests.conformance.drawing import USER_IDS, plans, worlds
 from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, Site, event, sparing, update
 from tests.oracle.world import Alias, Batch, Erase, Operation, World, fresh_account
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.needs(Role.WRITING, Role.PLANS, Role.USERS)
 
@@ -69,7 +70,7 @@ def _told(profile: Profile | None, account: str) -> str:
     return repr((profile.user_id, *(sorted(part.items()) for part in parts))).replace(f"{account}/", "")
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, at=st.integers(0, 4), checkpoint=st.booleans())
 @sparing
 def test_alias_equals_sending_as_the_other_user(
@@ -87,7 +88,7 @@ def test_alias_equals_sending_as_the_other_user(
     assert_same_users(shared_site, moved(plan, aliased), moved(plan, direct), others)
 
 
-@settings(max_examples=40, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, gone=st.sets(st.sampled_from(USER_IDS), min_size=1, max_size=4))
 @sparing
 def test_erasure_equals_never_sending(shared_site: Site, drawn: tuple[World, Plan], gone: set[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from engine.values import MICROS_PER_SECOND
 from tests.faults.clock_round import ClockRound
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def test_effects_of_a_wrong_clock_are_undone(tmp_path: Path, pytestconfig: pytest.Config) -> None:

@@ -11,10 +11,10 @@ from tests.faults.delivery_campaign import Campaign
 from tests.faults.delivery_ledger import DeliveryLedger
 from tests.faults.delivery_receivers import RECEIVERS
 
-CHANGES = 2_000
-MEMBERS = 400
+CHANGES = 1_000
+MEMBERS = 200
 """At the end, when half of the users have entered again."""
-KILLS = 2
+KILLS = 1
 
 
 @pytest.mark.parametrize("kind", RECEIVERS)

@@ -9,20 +9,19 @@ import pytest
 from tests.faults.kill_ledger import REFUSED_SLOT, Answer, EventLedger, EventRow
 from tests.faults.kill_round import KillRounds
 
-ROUNDS = 20
+ROUNDS = 8
+ROUNDS_MAX = 100
 
 
 def test_acknowledged_writes_survive_every_kill_once(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """Ends when each kind of writer has written and was cut off; on a slow machine that takes more rounds."""
     played = KillRounds(tmp_path / "store", str(pytestconfig.getoption("--hypothesis-seed")))
-    for _ in range(ROUNDS):
+    tally = played.tally
+    while tally.rounds < ROUNDS or not all((tally.events, tally.updates, tally.trios, tally.unanswered)):
+        assert tally.rounds < ROUNDS_MAX, tally
         played.round()
     played.finish()
-    assert played.tally.rounds == ROUNDS
-    # The writers wrote, and were cut off.
-    assert played.tally.events > 0
-    assert played.tally.updates > 0
-    assert played.tally.trios > 0
-    assert played.tally.unanswered > 0
+    assert tally.ends.total() >= ROUNDS
 
 
 # --- the ledger ---------------------------------------------------------------------------------------------

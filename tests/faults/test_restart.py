@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.restarts import ALLOWED, PROGRESS_CALLS, READERS, play
 
-ROUNDS = 2
+ROUNDS = 1
 
 
 @pytest.mark.timeout(300)

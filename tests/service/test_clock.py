@@ -12,7 +12,6 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
-from typer.testing import CliRunner
 
 from milepost import Client
 from milepost.cli.app import app
@@ -22,6 +21,7 @@ from milepost.outputs import FileOutput
 from milepost.v1 import admin_service_pb2 as pb
 from milepost.v1.account_pb2 import Account
 from milepost.v1.account_service_pb2 import UpdateAccountRequest
+from tests.cli_runner import CliRunner
 from tests.harness import ACCOUNT, INPUT, Serving, eventually, refusal_of, serving
 from tests.stores import settle
 

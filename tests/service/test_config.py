@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from engine.backends import registry
 from engine.backends.base import Store
@@ -23,6 +22,7 @@ from engine.limits import Limits
 from milepost.cli.app import app
 from service.command_line import flag_of, variable_of
 from service.config import Config, ConfigError, fields, given_settings, load, unknown_variables
+from tests.cli_runner import CliRunner
 
 
 def test_defaults() -> None:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from engine.backends.clickhouse.server import Address
 from milepost import Client, make_event
@@ -16,6 +15,7 @@ from milepost.cli.app import app
 from milepost.criteria import event
 from milepost.errors import InvalidArgument
 from milepost.outputs import FileOutput
+from tests.cli_runner import CliRunner
 from tests.conformance.site import event as row
 from tests.engine.backends.clickhouse.databases import databases_on
 from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from milepost import Client, make_event
 from milepost.cli.app import app
 from milepost.criteria import event, event_attribute
 from milepost.outputs import FileOutput
 from tests import harness
+from tests.cli_runner import CliRunner
 from tests.engine.backends.clickhouse.databases import Databases, databases_on
 from tests.engine.backends.clickhouse.servers import own_servers, reason_to_skip, started
 from tests.service.test_store_in_cluster import serving, watched

@@ -34,11 +34,12 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.strategies import worlds, worlds_with_criteria
 from tests.oracle.trees import Trees
 from tests.oracle.world import Milestone, World, walk
+from tests.short_forms import examples
 
 pytestmark = pytest.mark.oracle
 
 over_worlds = settings(
-    max_examples=35,
+    max_examples=examples(20),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 

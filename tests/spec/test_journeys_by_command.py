@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from milepost.cli.app import app
 from milepost.cli.service_process import ServiceProcess
 from milepost.instants import text_of
+from tests.cli_runner import CliRunner
 from tests.harness import eventually
 from tests.spec.example_shop import INPUTS, Customer, draw_shop
 from tests.spec.test_example_journeys import BY_HAND, DAY, SEED, Example, happened

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost import Client
 from milepost.cli.app import app
+from tests.cli_runner import CliRunner
 
 INPUT = "w/i"
 

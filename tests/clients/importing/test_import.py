@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost import Client
 from milepost.cli.app import app
@@ -29,6 +29,7 @@ from milepost.v1.catalog_service_pb2 import (
     VALUE_KIND_TIME,
     GetUserRequest,
 )
+from tests.cli_runner import CliRunner
 from tests.harness import Serving, serving
 
 T0 = 1_700_000_000

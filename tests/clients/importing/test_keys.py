@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost import Client
 from milepost.cli.app import app
 from milepost.v1.account_pb2 import SCOPE_INGEST
+from tests.cli_runner import CliRunner
 from tests.clients.importing.command import write_csv
 from tests.harness import serving
 

@@ -17,7 +17,7 @@ from milepost.importing import run as running
 from tests.clients.importing.command import Target, write_csv
 from tests.harness import EVENTUALLY_S
 
-ROWS = 1_000
+ROWS = 300
 SEGMENT_ROWS = 10
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from milepost.cli.app import app
+from tests.cli_runner import CliRunner
 
 PASSING = """as_of: 2026-11-01
 journeys: [{journey: j, milestones: [{id: buyers, criteria: {event: {name: buy}}}]}]

@@ -97,7 +97,7 @@ class Run:
     def step(self, number: int) -> None:
         """Some operations, and two rounds: within a second of a round time alone moves no one."""
         site, chosen = self._site, self._chosen
-        for _ in range(chosen.randrange(4)):
+        for _ in range(chosen.randrange(2)):
             chosen.choice([self._buy, self._buy, self._buy, self._update, self._activate, self._other])()
         steps = (0, 200_000, MICROS_PER_SECOND, 61 * MICROS_PER_SECOND, 5 * MICROS_PER_HOUR)
         site.clock.now += chosen.choice(steps)
@@ -134,7 +134,7 @@ class Run:
             self._active[milestone.name] = milestone
 
     def _other(self) -> None:
-        match self._chosen.randrange(4):
+        match self._chosen.randrange(2):
             case 0:
                 self._site.backend.erase(ACCOUNT, [self._chosen.choice(USERS)])
             case 1:
@@ -165,7 +165,7 @@ class Run:
             assert found == expected, milestone.name
 
 
-@pytest.mark.parametrize("_", range(4))
+@pytest.mark.parametrize("_", range(2))
 def test_each_journey_has_its_own_members_and_changes(site: Site, _: int) -> None:
     seed = random.randrange(1 << 20)
     print(f"seed {seed}")

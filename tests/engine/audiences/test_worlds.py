@@ -21,6 +21,7 @@ from tests.engine.site import Clock, statuses_of
 from tests.oracle import world as drawn
 from tests.oracle.evaluate import Oracle
 from tests.oracle.strategies import worlds
+from tests.short_forms import examples
 
 STEPS = (0, 7, MICROS_PER_SECOND, 61 * MICROS_PER_SECOND, MICROS_PER_HOUR, 3 * MICROS_PER_DAY)
 """How far the clock moves between two operations."""
@@ -59,7 +60,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clocked]:
 
 @pytest.mark.oracle
 @given(world=worlds(), data=st.data())
-@settings(max_examples=12, phases=PHASES, suppress_health_check=SLOW)
+@settings(max_examples=examples(10), phases=PHASES, suppress_health_check=SLOW)
 def test_random_worlds_agree_with_the_oracle(
     running: Clocked, world: drawn.World, data: st.DataObject
 ) -> None:

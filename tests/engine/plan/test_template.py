@@ -26,6 +26,7 @@ from engine.values import MICROS_PER_DAY, MICROS_PER_HOUR, TIME_MAX_MICROS, TIME
 from tests.oracle.strategies import worlds
 from tests.oracle.trees import Trees
 from tests.oracle.world import World
+from tests.short_forms import examples
 
 ACCOUNT = "accounts/a"
 INPUT = f"{ACCOUNT}/workspaces/w/inputs/i"
@@ -33,7 +34,7 @@ NOON = 1_700_049_600_000_000
 STEPS = st.sampled_from((0, 1, -1, 59 * MICROS_PER_HOUR, MICROS_PER_DAY, -400 * MICROS_PER_DAY))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(50))
 @given(
     world=worlds(records_max=1),
     steps=st.lists(STEPS, min_size=1, max_size=5),
@@ -165,7 +166,7 @@ def test_a_template_stays_what_it_is_whatever_it_shares_with(name: str) -> None:
         assert template.at(NOON + 1).encode() == template_of(name)[1].at(NOON + 1).encode()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(30))
 @given(world=worlds(records_max=1), steps=st.lists(STEPS, min_size=1, max_size=3))
 def test_plans_of_one_form_are_the_same_at_every_instant(world: World, steps: list[int]) -> None:
     trees = Trees(world)

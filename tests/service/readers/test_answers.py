@@ -180,26 +180,25 @@ def test_an_erased_user_is_in_nothing_and_an_alias_in_what_its_user_is_in(servic
             assert [check(stubs, user, OTHERS) for user in ("u1", "u4")] == [False, True]
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        audience_service_pb2.CheckMembershipRequest(audience=GOLD),
-        audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="x" * 257),
-        audience_service_pb2.CheckMembershipRequest(audience=f"{GOLD}-not", user_id="u1"),
-        audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="u1", at_least="forged"),
-        audience_service_pb2.BatchCheckMembershipRequest(parent=ACCOUNT, user_ids=[""], audiences=[GOLD]),
-        audience_service_pb2.BatchCheckMembershipRequest(parent="x", user_ids=["u1"], audiences=[GOLD]),
-        audience_service_pb2.BatchCheckMembershipRequest(
-            parent=ACCOUNT, user_ids=["u"] * 10_001, audiences=[GOLD]
-        ),
-    ],
-    ids=lambda request: f"{type(request).__name__}-{request.ByteSize()}",
+REFUSED = (
+    audience_service_pb2.CheckMembershipRequest(audience=GOLD),
+    audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="x" * 257),
+    audience_service_pb2.CheckMembershipRequest(audience=f"{GOLD}-not", user_id="u1"),
+    audience_service_pb2.CheckMembershipRequest(audience=GOLD, user_id="u1", at_least="forged"),
+    audience_service_pb2.BatchCheckMembershipRequest(parent=ACCOUNT, user_ids=[""], audiences=[GOLD]),
+    audience_service_pb2.BatchCheckMembershipRequest(parent="x", user_ids=["u1"], audiences=[GOLD]),
+    audience_service_pb2.BatchCheckMembershipRequest(
+        parent=ACCOUNT, user_ids=["u"] * 10_001, audiences=[GOLD]
+    ),
 )
-def test_what_the_writer_refuses_is_refused_in_its_words(service: Serving, request_: object) -> None:
-    name = type(request_).__name__.removesuffix("Request")
+
+
+def test_what_the_writer_refuses_is_refused_in_its_words(service: Serving) -> None:
     with closing(Stubs(writer_address(service))) as direct:
-        expected = refusal_of(getattr(direct.audiences, name), request_)
-    assert refusal_of(getattr(service.audiences, name), request_) == expected
+        for request in REFUSED:
+            name = type(request).__name__.removesuffix("Request")
+            expected = refusal_of(getattr(direct.audiences, name), request)
+            assert refusal_of(getattr(service.audiences, name), request) == expected, str(request)[:300]
 
 
 def test_a_batch_names_unknown_audiences_and_keeps_its_order(service: Serving) -> None:

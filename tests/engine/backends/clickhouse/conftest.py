@@ -11,7 +11,20 @@ from engine.backends.clickhouse.cluster import Cluster
 from engine.backends.clickhouse.server import Address
 from tests.engine.backends.clickhouse.databases import Databases, databases_on
 from tests.engine.backends.clickhouse.gateway import Gateway
-from tests.engine.backends.clickhouse.servers import fresh_cluster, own_servers, reason_to_skip, started
+from tests.engine.backends.clickhouse.servers import (
+    fresh_cluster,
+    own_servers,
+    reason_to_leave_out,
+    reason_to_skip,
+    started,
+)
+
+
+@pytest.fixture(scope="session")
+def in_whole_runs_only() -> None:
+    """Leaves what takes long to `make test-cluster`. Tests of each feature with a service run in both."""
+    if reason := reason_to_leave_out():
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

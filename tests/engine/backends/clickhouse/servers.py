@@ -78,14 +78,17 @@ def _address(given: str) -> Address:
 
 
 WHOLE = "MILEPOST_TEST_CLUSTER"
-"""Set, tests with four servers run too."""
+"""Set, all tests run: `make test` leaves out those that take long or start four servers."""
+
+
+def reason_to_leave_out() -> str:
+    """Why `make test` does not run a test that takes long; "" when it is to run."""
+    return "" if os.environ.get(WHOLE) else "takes long; `make test-cluster` runs it"
 
 
 def reason_without_cluster() -> str:
     """Why a test does not start four servers; "" when it does."""
-    if not os.environ.get(WHOLE):
-        return "starts four ClickHouse servers; `make test-cluster` runs it"
-    return reason_not_to_start()
+    return reason_to_leave_out() or reason_not_to_start()
 
 
 def reason_not_to_start() -> str:

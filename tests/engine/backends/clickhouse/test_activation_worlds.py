@@ -17,7 +17,7 @@ from engine.backends.clickhouse.server import Address
 from tests.engine.backends.clickhouse.databases import databases_on
 from tests.service.delivery.delivered_worlds import run_worlds
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("in_whole_runs_only")]
 
 WORLDS = 1
 

@@ -25,6 +25,8 @@ from tests.engine.backends.clickhouse.test_mapped import SHOP
 from tests.engine.backends.clickhouse.test_store import EVERYONE, opened, users
 from tests.engine.backends.clickhouse.theirs import their_table
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 USERS = 40
 TWICE = plan_of(
     EventMatch(selection=EventSelection(inputs=(WEB,), name="buy"), intervals=(Interval(low=2.0),))

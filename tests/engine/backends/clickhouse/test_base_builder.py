@@ -25,6 +25,8 @@ from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, plan_of, update
 from tests.engine.backends.clickhouse.test_store import users
 from tests.harness import eventually
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 USERS = 30
 GOLD = plan_of(AttributeMatch(workspaces=(SHOP,), key="plan", test=Equals("gold")))
 NEVER = 1 << 60

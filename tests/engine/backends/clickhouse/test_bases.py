@@ -34,6 +34,8 @@ from tests.engine.backends.clickhouse.gateway import Gateway
 from tests.engine.backends.clickhouse.servers import fresh_cluster
 from tests.oracle.world import Batch, Erase
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 ACCOUNT = "accounts/bases"
 WORKSPACE = f"{ACCOUNT}/workspaces/w"
 INPUT = f"{WORKSPACE}/inputs/i"

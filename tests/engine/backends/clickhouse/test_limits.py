@@ -30,6 +30,8 @@ from tests.engine.backends.clickhouse.gateway import Gateway
 from tests.engine.deep_audiences import BUY, SEEN, are_buyers, plan_of_deepest
 from tests.oracle.world import Batch
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 ACCOUNT = "accounts/limits"
 DEEP = "accounts/deep"
 WORKSPACE = f"{ACCOUNT}/workspaces/w"

@@ -29,6 +29,8 @@ from tests.engine.backends.clickhouse.databases import databases_on
 from tests.engine.backends.clickhouse.servers import ClickHouseServer, reason_not_to_start, started
 from tests.engine.backends.clickhouse.theirs import VIEW, Theirs, their_table
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 SHOP = f"{ACCOUNT}/workspaces/s/inputs/shop"
 BOTH = (SHOP, WEB)
 EVERYONE = plan_of(Universe(inputs=BOTH))

@@ -32,7 +32,7 @@ from tests.oracle.trees import Trees
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World
 from tests.service.delivery import delivered_worlds
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("in_whole_runs_only")]
 
 WORLDS = 3
 LIMIT = 1_000

@@ -32,6 +32,8 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.palette import DURATIONS
 from tests.oracle.trees import Trees
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 WORLDS = 1
 SHARDS = 2
 

@@ -27,6 +27,8 @@ from tests.conformance.site import ACCOUNT, NOON, SHOP, WEB, event, plan_of, upd
 from tests.engine.backends.clickhouse.test_store import opened, rows, users
 from tests.harness import eventually
 
+pytestmark = pytest.mark.usefixtures("in_whole_runs_only")
+
 CALLERS = 16
 OTHER = "accounts/other"
 

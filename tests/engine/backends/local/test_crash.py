@@ -39,6 +39,7 @@ from tests.conformance.site import (
     update,
 )
 from tests.oracle.world import Alias, Batch, Erase, Expire, Forget, Operation, World
+from tests.short_forms import examples
 from tests.stores import crash_image
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
@@ -108,7 +109,7 @@ def happen(backend: LocalBackend, account: str, operation: Operation) -> None:
             forget_if_empty(backend, account, account)
 
 
-@settings(max_examples=30, suppress_health_check=HEALTH)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH)
 @given(drawn=worlds_with_plans, odd=strange, checkpoint_after=st.integers(0, 7), at=st.integers(0, 4))
 def test_replay_reaches_the_same_state(
     tmp_path_factory: pytest.TempPathFactory,
@@ -173,7 +174,7 @@ an_update = st.builds(
 some_records = st.lists(an_event | an_update, min_size=4, max_size=30)
 
 
-@settings(max_examples=100, suppress_health_check=HEALTH)
+@settings(max_examples=examples(25), suppress_health_check=HEALTH)
 @given(
     before=some_records,
     fresh=some_records,

@@ -40,6 +40,7 @@ from tests.conformance.as_columns import user_columns_of
 from tests.conformance.drawing import INSTANTS, KEYS, PURPOSES, STRINGS, VALUES
 from tests.conformance.site import ACCOUNT, APP, DESK, NOON, SHOP, WEB, event, update
 from tests.engine.backends.local.walk.store import unsynced
+from tests.short_forms import examples
 from tests.stores import crash_image
 
 USER_IDS = tuple(f"user-{i}" for i in range(12))
@@ -211,7 +212,7 @@ def pair(chunk_users: int = 1 << 14, groups: int = 2) -> Iterator[Pair]:
             opened.close()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     steps=st.lists(st.tuples(UPDATES, ACTIONS), min_size=1, max_size=5),
     chunk_users=st.sampled_from((3, 1 << 14)),

@@ -28,6 +28,7 @@ from tests.engine.backends.local.query.interleaving import giving_way
 from tests.oracle.history import Aliases, histories
 from tests.oracle.plans import root_sets
 from tests.oracle.world import Alias, Batch, Erase, Expire, Operation, World
+from tests.short_forms import examples
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 SETTINGS = LocalSettings(groups=4, checkpoint_s=3_600.0)
@@ -116,7 +117,7 @@ class Disturbed:
         return {state[user_id] for state in self._states}
 
 
-@settings(max_examples=30, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH, deadline=None)
 @given(drawn=disturbed, checkpointed=st.booleans())
 def test_flags_of_each_user_are_of_one_state(
     site: Site, drawn: tuple[World, Plan, tuple[Operation, ...]], checkpointed: bool
@@ -133,7 +134,7 @@ def test_flags_of_each_user_are_of_one_state(
         assert flags in disturbed.possible(user_id), user_id
 
 
-@settings(max_examples=30, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(20), suppress_health_check=HEALTH, deadline=None)
 @given(drawn=disturbed, checkpointed=st.booleans())
 def test_sizes_are_sums_over_users_each_of_one_state(
     site: Site, drawn: tuple[World, Plan, tuple[Operation, ...]], checkpointed: bool
@@ -157,7 +158,7 @@ def test_sizes_are_sums_over_users_each_of_one_state(
     assert sizes in sums
 
 
-@settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(15), suppress_health_check=HEALTH, deadline=None)
 @given(drawn=disturbed, limit=st.sampled_from((None, 2)))
 def test_members_are_of_states_of_the_read(
     site: Site, drawn: tuple[World, Plan, tuple[Operation, ...]], limit: int | None

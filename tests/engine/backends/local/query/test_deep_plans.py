@@ -22,6 +22,7 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.strategies import worlds
 from tests.oracle.trees import Trees
 from tests.oracle.world import World
+from tests.short_forms import examples
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
@@ -33,7 +34,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSide]:
     side.close()
 
 
-@settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(15), suppress_health_check=HEALTH, deadline=None)
 @given(world=worlds(), landing_steps=st.integers(1, 4))
 def test_landings_change_no_answer(engine: EngineSide, world: World, landing_steps: int) -> None:
     engine.feed(world)

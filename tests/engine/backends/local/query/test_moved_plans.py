@@ -18,6 +18,7 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.strategies import worlds
 from tests.oracle.trees import Trees
 from tests.oracle.world import World
+from tests.short_forms import examples
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 STEPS = st.sampled_from((1, -1, 59 * MICROS_PER_HOUR, 3 * MICROS_PER_DAY, -30 * MICROS_PER_DAY))
@@ -30,7 +31,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSide]:
     side.close()
 
 
-@settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(15), suppress_health_check=HEALTH, deadline=None)
 @given(world=worlds(), steps=st.lists(STEPS, min_size=1, max_size=3))
 def test_a_moved_plan_answers_like_a_new_one(engine: EngineSide, world: World, steps: list[int]) -> None:
     engine.feed(world)
@@ -44,7 +45,7 @@ def test_a_moved_plan_answers_like_a_new_one(engine: EngineSide, world: World, s
     event(f"{min(len(users), 10)} users")
 
 
-@settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(15), suppress_health_check=HEALTH, deadline=None)
 @given(world=worlds(), step=STEPS)
 def test_one_user_is_answered_like_several(engine: EngineSide, world: World, step: int) -> None:
     engine.feed(world)
@@ -62,7 +63,7 @@ def test_one_user_is_answered_like_several(engine: EngineSide, world: World, ste
     event("quickly" if quickly else "not quickly")
 
 
-@settings(max_examples=25, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(15), suppress_health_check=HEALTH, deadline=None)
 @given(world=worlds(records_max=8), step=STEPS)
 def test_a_moved_event_predicate_is_the_one_resolved_anew(
     engine: EngineSide, world: World, step: int

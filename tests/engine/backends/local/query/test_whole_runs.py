@@ -18,6 +18,7 @@ from tests.oracle.engine_side import EngineSide
 from tests.oracle.strategies import worlds
 from tests.oracle.trees import Trees
 from tests.oracle.world import World
+from tests.short_forms import examples
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
@@ -29,7 +30,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSide]:
     side.close()
 
 
-@settings(max_examples=60, suppress_health_check=HEALTH, deadline=None)
+@settings(max_examples=examples(30), suppress_health_check=HEALTH, deadline=None)
 @given(world=worlds(), data=st.data())
 def test_every_step_agrees_with_the_groups(engine: EngineSide, world: World, data: st.DataObject) -> None:
     """Fed in two halves, and asked in between: what is kept of the first half must not be used for the
