@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from engine.audiences.live import Live
+from engine.audiences.live.rounds import rest_after
 from engine.clock import Clock
 from engine.errors import LimitExceeded, MilepostError
 from engine.retention import Retention
@@ -15,8 +16,6 @@ from service.repeating import Repeating
 
 CLOCK_INTERVAL_S = 1.0
 WRITES_INTERVAL_S = 0.5
-REST_S_MIN = 0.02
-REST_S_MAX = 0.1
 ASIDE_WAIT_S = 1.0
 """How long one waits for an account that is to be refreshed aside, before it looks whether it is to stop."""
 ASIDE_THREADS = 4
@@ -34,10 +33,7 @@ class Refresher(Repeating):
     """Refreshes activated audiences after new data and as time passes, until stopped.
 
     A round begins as soon as something has changed, and after `interval_s` at the latest, since windows move
-    without new data. The pause after a round is as long as the processor time that it took, and at most
-    `REST_S_MAX`: the longer a round takes, the more events the next one is about, and the less of the
-    interpreter the rounds take from the calls. A round that took long because it let calls go first, again
-    and again, has left them enough: it is not followed by a longer pause.
+    without new data. A pause follows it (`rest_after`).
     """
 
     def __init__(self, live: Live, *, interval_s: float) -> None:
@@ -57,7 +53,7 @@ class Refresher(Repeating):
         began = time.thread_time()
         if not _goes_on(lambda: self._live.refresh_timely(retry_after_s=FAILURE_WAIT_S)):
             return FAILURE_WAIT_S
-        return min(max(time.thread_time() - began, REST_S_MIN), REST_S_MAX)
+        return rest_after(time.thread_time() - began)
 
 
 class AsideRefresher(Repeating):

@@ -184,15 +184,18 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         return select
 
     def _timed(self, make: StepMaker, criterion: Criterion) -> int:
+        """Adds a step that depends on the instant. `make` does not refer to the compiler, which refers to the
+        steps: what a plan was compiled by would be a cycle, for the garbage collector to find.
+        """
         return self.steps.add_timed(make, criterion, self.inputs)
 
     def _everyone_but(self, step: int) -> int:
         return self.steps.add(Difference(minuend=self.universe, subtrahend=step))
 
     def _attribute(self, criterion: UserAttribute) -> int:
-        key, test = criterion.key, criterion.test
+        key, test, inputs = criterion.key, criterion.test, self.inputs
         if key not in BUILT_IN_ATTRIBUTES:
-            workspaces = workspaces_of(self.inputs)
+            workspaces = workspaces_of(inputs)
             return self._timed(
                 lambda as_of: AttributeMatch(workspaces=workspaces, key=key, test=test.resolve(as_of)),
                 criterion,
@@ -201,7 +204,7 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
             return self._timed(lambda as_of: UserIdMatch(test=test.resolve(as_of)), criterion)
         return self._timed(
             lambda as_of: SeenMatch(
-                inputs=self.inputs,
+                inputs=inputs,
                 last=key == LAST_SEEN,
                 test=InstantRange(matcher_of(test.resolve(as_of)).instants),
             ),
@@ -216,10 +219,10 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         if zero_passes:
             intervals = complement(intervals)
         time_zone = self.account.time_zone if event.aggregate is Aggregate.DISTINCT_DAYS else "UTC"
-        select = self._selection(event)
+        account, select = self.account, self._selection(event)
         predicate = self._timed(
             lambda as_of: EventMatch(
-                selection=select(events_range(event.window, as_of, self.account), as_of),
+                selection=select(events_range(event.window, as_of, account), as_of),
                 aggregate=event.aggregate,
                 of=event.of,
                 time_zone=time_zone,
@@ -230,10 +233,10 @@ class CriterionCompiler(CriterionVisitor[str, CompiledNode]):
         return self._everyone_but(predicate) if zero_passes else predicate
 
     def _sequence(self, sequence: Sequence) -> int:
-        selects = [self._selection(step) for step in sequence.steps]
+        account, selects = self.account, [self._selection(step) for step in sequence.steps]
 
         def make(as_of: Micros) -> PlanStep:
-            time = events_range(sequence.window, as_of, self.account)
+            time = events_range(sequence.window, as_of, account)
             return SequenceMatch(
                 steps=tuple(select(time, as_of) for select in selects), within=sequence.within
             )

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from engine.audiences.live.rounds import REST_S_MAX, REST_S_MIN
 from engine.errors import DataLoss, MilepostError
 from service import background
-from service.background import REST_S_MAX, REST_S_MIN, Refresher, WriteWatch
+from service.background import Refresher, WriteWatch
 
 
 def test_health_reports_whether_writes_are_accepted() -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.audiences.history import SizeHistory
-from engine.audiences.live.aside import ACCOUNT_S_MAX, Aside
+from engine.audiences.live.aside import ACCOUNT_S_MAX, ALONE_S_MAX, Aside
 from engine.audiences.live.change_marks import ChangeMarks
 from engine.audiences.live.closing import Closer
 from engine.audiences.live.consumers import Consumers
@@ -234,17 +234,23 @@ class Live:
 
         A journey that fails does not delay the others; the first failure is raised at the end.
         """
-        for error in self._refresh_many(lambda account: True, TimeShares(), 0.0, now).values():
+        for error in self._refresh_many(
+            lambda account: True, lambda accounts: TimeShares(), 0.0, now
+        ).values():
             raise error
 
     def refresh_timely(
         self, account_s_max: float = ACCOUNT_S_MAX, *, retry_after_s: float = 0.0
     ) -> dict[str, MilepostError]:
         """As `refresh_all`, over the accounts that are not refreshed aside. One that takes longer, in
-        seconds, is refreshed aside from now on. Returns the failures by journey. Those that failed less than
-        `retry_after_s` ago are left out.
+        seconds, is refreshed aside from now on; one that is alone has at least `ALONE_S_MAX`. Returns the
+        failures by journey. Those that failed less than `retry_after_s` ago are left out.
         """
-        shares = TimeShares(account_s_max, self._stopping.is_set)
+
+        def shares(accounts: int) -> TimeShares:
+            seconds_max = account_s_max if accounts > 1 else max(account_s_max, ALONE_S_MAX)
+            return TimeShares(seconds_max, self._stopping.is_set)
+
         return self._refresh_many(lambda account: account not in self._aside, shares, retry_after_s)
 
     def refresh_aside(self, timeout_s: float, *, retry_after_s: float = 0.0) -> dict[str, MilepostError]:
@@ -256,7 +262,7 @@ class Live:
                 return {}
             with self._rounds.timed_aside(account):
                 turn = _Turn(TimeShares(is_cancelled=self._stopping.is_set), self._serving_aside)
-                return self._begun(account.__eq__, turn, retry_after_s)
+                return self._begun(account.__eq__, lambda accounts: turn, retry_after_s)
 
     def stop(self) -> None:
         """Ends `refresh_timely` and `refresh_aside` soon: what they have not stored yet is left as it was."""
@@ -273,14 +279,16 @@ class Live:
     def _refresh_many(
         self,
         includes: Callable[[str], bool],
-        shares: TimeShares,
+        shares: Callable[[int], TimeShares],
         retry_after_s: float,
         now: Micros | None = None,
     ) -> dict[str, MilepostError]:
         self._work.clear()
         with self._running, self._rounds.timed():
             self._backend.take_news()
-            failures = self._begun(includes, _Turn(shares, self._serving), retry_after_s, now)
+            failures = self._begun(
+                includes, lambda accounts: _Turn(shares(accounts), self._serving), retry_after_s, now
+            )
         failures = self._noted(self._opted_in.keep()) | failures
         self._states.forget_deleted(lambda journey: self._repository.find(Journey, journey) is not None)
         return failures
@@ -294,16 +302,21 @@ class Live:
         return failures
 
     def _begun(
-        self, includes: Callable[[str], bool], turn: _Turn, retry_after_s: float, now: Micros | None = None
+        self,
+        includes: Callable[[str], bool],
+        turn: Callable[[int], _Turn],
+        retry_after_s: float,
+        now: Micros | None = None,
     ) -> dict[str, MilepostError]:
-        """Rounds over the due journeys of some accounts."""
+        """Rounds over the due journeys of some accounts; `turn` is told of how many."""
         due = self.due(includes)
         journeys = self._in_order(
             [j for j in due if not self._failures.is_waiting(self._states.of(j), retry_after_s)]
         )
+        accounts = len({account_of(journey) for journey in journeys})
         with self._backend.beginning(journeys):
             # Read now, so that it is no earlier than the data that the round is about.
-            failures = self._rounds_of(journeys, self._clock() if now is None else now, turn)
+            failures = self._rounds_of(journeys, self._clock() if now is None else now, turn(accounts))
         self._rounds.failures.add(len(failures))
         return failures
 

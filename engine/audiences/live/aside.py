@@ -3,7 +3,8 @@
 A round brings all journeys to one instant, and takes as long as all of them together. So each account has a
 share of its time (`ACCOUNT_S_MAX`). One that needs more is left as it was and refreshed aside, in rounds of
 its own, which other threads run. It comes back when its rounds have been short for a while: not at once,
-since what it uses up of each common round is lost.
+since what it uses up of each common round is lost. An account without others delays nobody, and what it has
+begun would be lost, so it has longer (`ALONE_S_MAX`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from engine.audiences.live.rounds import rest_after
+
 ACCOUNT_S_MAX = 0.25
 """Time that an account has in a round of all accounts."""
+ALONE_S_MAX = 2.0
+"""Time that it has when no other account has journeys: one that comes meanwhile waits for it."""
 CALM_S = 30.0
 """An account comes back when its rounds have been short for this long."""
 SHORT_SHARE = 0.5
 """Rounds that take at most this share of an account's time are short."""
-REST_S_MIN, REST_S_MAX = 0.05, 0.1
-"""An account rests after its round as long as that took, within these bounds."""
 
 
 @dataclass(slots=True)
@@ -34,9 +37,14 @@ class _Account:
 class Aside:
     """Which accounts are refreshed aside, and when each is due. Safe to call from several threads."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` in seconds."""
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        processor_time: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """Both in seconds; `processor_time` is that of the thread which calls."""
         self._clock = clock
+        self._processor_time = processor_time
         self._changed = threading.Condition()
         self._accounts: dict[str, _Account] = {}
         self._is_closed = False
@@ -65,12 +73,12 @@ class Aside:
         if name is None:
             yield None
             return
-        began = self._clock()
+        began, spent = self._clock(), self._processor_time()
         try:
             yield name
         finally:
             with self._changed:
-                self._ended(name, began)
+                self._ended(name, began, rest_after(self._processor_time() - spent))
                 self._changed.notify()
 
     def close(self) -> None:
@@ -93,7 +101,7 @@ class Aside:
             self._changed.wait((until if first is None else min(until, waiting[first].due_at)) - now)
         return None
 
-    def _ended(self, name: str, began: float) -> None:
+    def _ended(self, name: str, began: float, rest_s: float) -> None:
         account, now = self._accounts[name], self._clock()
         seconds = now - began
         if seconds > ACCOUNT_S_MAX * SHORT_SHARE:
@@ -102,4 +110,4 @@ class Aside:
             del self._accounts[name]
             return
         account.is_running = False
-        account.due_at = now + min(max(seconds, REST_S_MIN), REST_S_MAX)
+        account.due_at = now + rest_s

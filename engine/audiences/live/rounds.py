@@ -13,6 +13,9 @@ from engine.measures import Counter, Durations, Measure, counted, gauge, timed
 from engine.stalls import StallLog
 from engine.values import MICROS_PER_SECOND
 
+REST_S_MIN = 0.02
+REST_S_MAX = 0.1
+
 STALL_S = 10.0
 """A round that takes this long is logged."""
 
@@ -21,6 +24,15 @@ ASIDE_STALL_S = 60.0
 
 _log = logging.getLogger(__name__)
 _stalls = StallLog(logging.getLogger(__name__), "refreshing audiences", STALL_S)
+
+
+def rest_after(processor_s: float) -> float:
+    """The pause in seconds after a round that took so much processor time: as long, within bounds. The longer
+    a round takes, the more events the next one is about, and the less of the interpreter the rounds take from
+    the calls. One that took long because it let calls go first, again and again, has left them enough: it is
+    not followed by a longer pause.
+    """
+    return min(max(processor_s, REST_S_MIN), REST_S_MAX)
 
 
 class Rounds:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.audiences.live.aside import ACCOUNT_S_MAX, CALM_S, REST_S_MAX, REST_S_MIN, Aside
+from engine.audiences.live.aside import ACCOUNT_S_MAX, ALONE_S_MAX, CALM_S, Aside
+from engine.audiences.live.rounds import REST_S_MAX, REST_S_MIN
 from engine.deadline import A_DAY_S, TimeShares, check_deadline
 from engine.errors import DeadlineExceeded
 from engine.resources.records import Account, Connection, Input, Journey, Milestone, Output, Workspace
@@ -40,24 +41,34 @@ def run(aside: Aside, time: Time, seconds: float) -> str | None:
     return account
 
 
-def test_accounts_take_turns_and_rest_as_long_as_they_took() -> None:
-    time = Time()
-    aside = Aside(time)
-    assert run(aside, time, 0) is None
+def test_accounts_take_turns_and_rest_as_long_as_they_computed() -> None:
+    time, processor = Time(), Time()
+    aside = Aside(time, processor)
+
+    def run_computing(seconds: float, waiting: float = 0.0) -> str | None:
+        with aside.taken(0) as account:
+            time.now += waiting + seconds
+            processor.now += seconds
+        return account
+
+    assert run_computing(0) is None
     aside.put("a")
     time.now += 0.001
     aside.put("b")
     aside.put("a")
     assert len(aside) == 2
-    assert run(aside, time, 0.07) == "a"
-    assert run(aside, time, 5.0) == "b"
+    assert run_computing(0.07) == "a"
+    assert run_computing(5.0) == "b"
     # `a` rested meanwhile, and `b` rests no longer than REST_S_MAX.
-    assert run(aside, time, 0.0) == "a"
-    assert run(aside, time, 0.0) is None
+    assert run_computing(0.0) == "a"
+    assert run_computing(0.0) is None
     time.now += REST_S_MIN
-    assert run(aside, time, 0.0) == "a"
-    time.now += REST_S_MAX - REST_S_MIN + 1e-6
-    assert {run(aside, time, 0.0), run(aside, time, 0.0)} == {"a", "b"}
+    # What it waits for others does not count.
+    assert run_computing(0.0, waiting=REST_S_MAX) == "a"
+    assert run_computing(0.0) == "b"
+    assert run_computing(0.0) is None
+    time.now += REST_S_MIN + 1e-6
+    assert {run_computing(0.0), run_computing(0.0)} == {"a", "b"}
 
 
 def test_an_account_that_is_refreshed_is_not_taken_by_others() -> None:
@@ -272,6 +283,31 @@ def test_a_long_calculation_of_everyone_goes_aside_at_once(
         live.refresh_aside(WAIT_S)
         assert slow.evaluated == 1
     assert site.stored(again) == {"u1"}
+
+
+@pytest.mark.parametrize(("seconds", "goes_aside"), [(ALONE_S_MAX * 0.9, False), (ALONE_S_MAX * 1.1, True)])
+def test_an_account_that_is_alone_has_longer(
+    site: Site, monkeypatch: pytest.MonkeyPatch, seconds: float, goes_aside: bool
+) -> None:
+    """Nobody waits for it, and what it has begun would be lost."""
+    milestone = site.add("m", did("buy"))
+    site.connect(milestone)
+    live, now = site.engine.live, Time()
+    live.refresh_all()
+    site.send([("u1", "buy")])
+    real = site.backend._evaluate  # type: ignore[attr-defined]
+
+    def evaluate(asked: Any, found: Any, read: Any, *rest: Any) -> None:
+        now.now += seconds
+        read.check()
+        real(asked, found, read, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.deadline.time.monotonic", now)
+        patched.setattr(site.backend, "_evaluate", evaluate)
+        live.refresh_timely()
+    assert (len(live._aside) == 1) is goes_aside
+    assert site.stored(milestone) == (set() if goes_aside else {"u1"})
 
 
 def test_a_stop_ends_rounds_that_are_under_way(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from engine.criteria.model import (
     WithinLast,
 )
 from engine.plan.compile import Planner, compile_audiences
+from engine.plan.criteria import CriterionCompiler
 from engine.plan.model import Plan
 from engine.plan.template import Template, audiences_template, form_of, shape_of
 from engine.plan.tree import Account, JourneyTree, TreeMilestone
@@ -46,6 +49,25 @@ def test_a_template_is_the_plan_of_any_instant(world: World, steps: list[int], e
     for as_of in (world.as_of, *(world.as_of + step for step in steps), *ends):
         compiled = compile_audiences(trees.account, trees.audiences(), as_of, trees.resolve, passes=())
         assert template.at(as_of).encode() == compiled.encode()
+
+
+@settings(max_examples=50)
+@given(world=worlds(records_max=1))
+def test_what_a_plan_was_compiled_by_is_no_cycle(world: World) -> None:
+    """It goes with the last use. The garbage collector, which finds cycles, stops every thread meanwhile."""
+    trees = Trees(world)
+
+    def count() -> int:
+        compiled_by = (Planner, Template, CriterionCompiler)
+        return sum(isinstance(each, compiled_by) for each in gc.get_objects())
+
+    gc.disable()
+    try:
+        before = count()
+        audiences_template(trees.account, trees.audiences(), trees.resolve).at(world.as_of)
+        assert count() == before
+    finally:
+        gc.enable()
 
 
 def at_two_instants(*criteria: Event | UserAttribute, retention: int = 0) -> tuple[Plan, Plan]:

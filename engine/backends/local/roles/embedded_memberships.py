@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from weakref import WeakKeyDictionary
 
 from pyroaring import BitMap
 
+from engine.backends.base import ScopeRefresh
 from engine.backends.local.account.account import Account
 from engine.backends.local.membership.dirty_users import Flight
 from engine.backends.local.query.bound_plan import BoundPlan
@@ -18,10 +18,7 @@ from engine.backends.local.query.runs import SharedRun
 from engine.backends.local.query.shared_answers import SHARED_USERS_MAX, Pool
 from engine.backends.local.roles.memberships import Asked, Begun, StoredMemberships, Watched
 from engine.backends.local.roles.plans import Plans
-from engine.backends.local.settings import LocalSettings
-from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import Read
-from engine.clock import Stamp
 from engine.plan.model import Plan
 from engine.values import Micros
 
@@ -37,10 +34,6 @@ _NOBODY = BitMap()
 
 class EmbeddedMemberships(StoredMemberships[Account], Plans):
     """Keeps stored memberships up to date by plans over the bitmaps of the store."""
-
-    def __init__(self, store: Store, settings: LocalSettings, clock: Callable[[], Stamp]) -> None:
-        super().__init__(store, settings, clock)
-        self._pools: WeakKeyDictionary[Watched, dict[int, Pool]] = WeakKeyDictionary()
 
     def _evaluated(
         self,
@@ -69,9 +62,10 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
             if looks_ahead:
                 self._look_at(asked, begun.account, users, read)
             return evaluation
-        bind = functools.partial(self._bound, asked, begun.account, read)
-        plan = asked.refresh.plan
-        brief = BriefEvaluation(self._executor, plan, bind, users, flight, begun.changed, pool)
+        refresh = asked.refresh
+        # Without `asked`, which keeps the evaluation: each scope would leave a cycle behind.
+        bind = functools.partial(self._bound, refresh, asked.encoded, begun.account, read)
+        brief = BriefEvaluation(self._executor, refresh.plan, bind, users, flight, begun.changed, pool)
         brief.evaluate(others or (), read)
         if looks_ahead:
             self._look_briefly(asked, brief, users, read)
@@ -80,11 +74,8 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
 
     def _pool(self, watched: Watched, account: Account, as_of: Micros) -> Pool:
         """The answers that the scopes of an account share in a round."""
-        pools: dict[int, Pool] = self._pools.setdefault(watched, {})
-        found = pools.get(id(account))
-        if found is None:
-            found = pools[id(account)] = Pool(account, as_of, watched)
-        return found
+        # The pool keeps the account, so that nothing else gets its name.
+        return watched.once(id(account), lambda: Pool(account, as_of, watched))
 
     def _first_root(
         self, plan: Plan, account: Account, users: Mapping[int, BitMap] | None, read: Read
@@ -131,11 +122,10 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
             if memberships.scope_account(scope) == account:
                 yield {group: some for group, some in enumerate(groups) if some}
 
-    def _bound(self, asked: Asked[Account], account: Account, read: Read) -> BoundPlan:
-        plan = asked.refresh.plan
-        if asked.refresh.of_template:
-            return self._executor.bind_template(plan, account, read)
-        return self._executor.bind(plan, asked.encoded, account, read)
+    def _bound(self, refresh: ScopeRefresh, encoded: bytes, account: Account, read: Read) -> BoundPlan:
+        if refresh.of_template:
+            return self._executor.bind_template(refresh.plan, account, read)
+        return self._executor.bind(refresh.plan, encoded, account, read)
 
     def _widely(
         self,
@@ -146,7 +136,7 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
         read: Read,
     ) -> Evaluation:
         """Evaluates many users (None = all), group by group."""
-        plan = self._bound(asked, begun.account, read)
+        plan = self._bound(asked.refresh, asked.encoded, begun.account, read)
         evaluation = Evaluation(self._executor, plan, flight, begun.changed)
         evaluation.is_whole = users is None
         for group in range(begun.account.groups):

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar, cast
 
 from pyroaring import BitMap
 
@@ -49,6 +49,8 @@ CATCH_UP_S_MAX = 0.05
 CATCH_UPS_MAX = 4
 
 _NOBODY = BitMap()
+
+T = TypeVar("T")
 
 
 class Asked(Generic[P]):
@@ -94,10 +96,13 @@ class Begun(Generic[P]):
 
 
 class Watched(ExitStack):
-    """Watches over what changes in an account, until the round ends."""
+    """Watches over what changes in an account, until the round ends, and what is made once for the round."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._made: dict[object, Any] = {}
+        # It ends what it has begun with the round, which it therefore refers to.
+        self.callback(self._made.clear)
         self._open: dict[int, tuple[People, ChangedUsers]] = {}
         self._begun: dict[tuple[LateUsers, int], tuple[Sequence[BitMap], Begun[Any]]] = {}
 
@@ -117,6 +122,12 @@ class Watched(ExitStack):
         if found is None:
             found = self._open[id(account)] = account, self.since_now(account)
         return found[1]
+
+    def once(self, name: object, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for each name until the round ends."""
+        if name not in self._made:
+            self._made[name] = make()
+        return cast(T, self._made[name])
 
     def since_now(self, account: People) -> ChangedUsers:
         """What changes from now on."""
