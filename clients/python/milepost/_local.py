@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from milepost._arguments import require_several
 from milepost.errors import MilepostError, too_stale
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark, SnapshotBegin, SnapshotEnd
@@ -182,6 +183,7 @@ class LocalAnswers:
 
     def check_many(self, user_ids: Sequence[str], targets: Sequence[str]) -> dict[str, set[str]]:
         """For each user the full names of those audiences that the user is in; each of them in one state."""
+        require_several(user_ids=user_ids, targets=targets)
         with self._lock:
             asked = [self._find(target) for target in targets]
             for each in asked:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol, Self
 
+from milepost._arguments import require_several
 from milepost._concurrency import CLOSED, AsyncBackground, AsyncSignal
 from milepost._local import Followed, LocalAnswers
 from milepost._retrying import Backoff, is_temporary
@@ -74,6 +75,7 @@ class AsyncLocalChecks(LocalAnswers):
         if max_staleness is not None and max_staleness <= progress_interval:
             seconds = progress_interval.total_seconds()
             raise ValueError(f"max_staleness must be more than the progress interval, {seconds} s")
+        require_several(targets=targets)
         super().__init__({target: client.target_name(target) for target in targets}, max_staleness)
         self._client = client
         self._progress_interval = progress_interval
