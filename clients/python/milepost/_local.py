@@ -54,6 +54,8 @@ class Followed:
     def __init__(self, name: str, max_staleness: timedelta | None) -> None:
         self.name = name
         self.error: MilepostError | None = None
+        self.failures = 0
+        """Attempts in a row after which nothing came."""
         self.members: set[str] = set()
         self.usable_until = -math.inf
         """Time of the monotonic clock until which checks may use the state."""
@@ -71,11 +73,13 @@ class Followed:
     def failed(self, error: MilepostError, *, is_temporary: bool) -> None:
         """Notes why the audience is not followed. Its state stays in use if the error is temporary."""
         self.error = error
+        self.failures += 1
         if not is_temporary:
             self.usable_until = -math.inf
 
     def take(self, update: Update, epoch: str, lock: threading.Lock) -> bool:
         """Takes one update of the watch; the lock is held while the state changes. True at a new state."""
+        self.failures = 0
         match update:
             case SnapshotBegin():
                 self._collecting, self._changes = set(), []

@@ -300,8 +300,8 @@ class AsyncAudienceMethods(AsyncClientBase):
         Without one, a snapshot of its members comes first.
 
         Yields the messages of the contract: `SnapshotBegin`, `MembershipSnapshot`, `SnapshotEnd`,
-        `MembershipChange` and `ProgressMark`. Continues after broken connections, at most `attempts_max`
-        times in a row; see what it returns.
+        `MembershipChange` and `ProgressMark`. Continues after broken connections; `attempts_max`
+        attempts in a row without a service that opens the watch end it. See what it returns.
         """
         request = WatchMembershipRequest(
             audience=self.target_name(target),
@@ -325,7 +325,8 @@ class AsyncAudienceMethods(AsyncClientBase):
         Without one, and for an audience that is not in it, a snapshot of the members comes first.
 
         Yields `WatchedTogether`: which audience, and an update as `watch` yields them. Continues after broken
-        connections, at most `attempts_max` times in a row; see what it returns.
+        connections; `attempts_max` attempts in a row without a service that opens the watch end it. See what
+        it returns.
         """
         request = WatchMembershipRequest(
             position=position, progress_interval=optional(to_duration, progress_interval, "progress_interval")
