@@ -26,6 +26,8 @@ from service.handlers.runtime import Runtime
 from service.waiting import Waiting, Wake
 
 WATCH_PROGRESS_DEFAULT_MICROS = 5_000_000
+WATCH_OPENED = (("milepost-stream", "open"),)
+"""Metadata that an open watch begins with: clients count their attempts anew."""
 
 
 class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
@@ -245,6 +247,9 @@ class AudienceHandlers(audience_service_pb2_grpc.AudienceServiceServicer):
         watch = self._watch(request, connection, wake)
         stop_listening = None if connection is None else connections.listen(connection.name, wake)
         try:
+            if not self._runtime.has_ended(context):
+                # The first update may be seconds away, and the caller wants to know that a service is there.
+                context.send_initial_metadata(WATCH_OPENED)
             while not self._runtime.has_ended(context):
                 if connection is not None:
                     # One that was deleted, deactivated, activated again or replayed has no such consumer.

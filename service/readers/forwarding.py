@@ -75,12 +75,10 @@ class Forwarder:
             handed_on.belong_to(call)
             self._begin(call, kind, context)
             try:
-                is_first = True
-                for answer in call:
-                    if is_first:
-                        context.send_initial_metadata(call.initial_metadata())
-                        is_first = False
-                    yield answer
+                # It waits for that of the writer, which comes with its first answer at the latest.
+                if initial := call.initial_metadata():
+                    context.send_initial_metadata(initial)
+                yield from call
                 context.set_trailing_metadata(call.trailing_metadata())
             except grpc.RpcError:
                 self._refuse(call, context)

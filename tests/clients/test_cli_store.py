@@ -117,7 +117,9 @@ def test_a_backup_is_restored_and_compacted(service: Serving, tmp_path: Path) ->
     store = facts(run("stats", "--data", tmp_path / "restored"))["store"][0]
     assert second.startswith(f"the store is now {store}")
     again = run("restore", directory, "--data", tmp_path / "restored")
-    refused = f"milepost: {tmp_path / 'restored'} already holds a store\n"
+    refused = (
+        f"milepost: {tmp_path / 'restored'} already holds a store; restore into an empty or a new directory\n"
+    )
     assert (again.exit_code, again.stderr) == (1, refused)
     compacted = run("compact", "--data", tmp_path / "restored")
     assert compacted.exit_code == 0, compacted.output

@@ -466,6 +466,28 @@ def test_milestone_without_criteria_takes_remaining_users() -> None:
     assert request.milestone.parent_milestone == "accounts/acme/journeys/winback/milestones/bought"
 
 
+@pytest.mark.parametrize("journey", ["winback", "accounts/acme/journeys/winback"])
+@pytest.mark.parametrize(
+    "parent", ["bought", "winback/bought", "accounts/acme/journeys/winback/milestones/bought"]
+)
+def test_a_parent_is_given_by_its_id_in_the_journey_or_by_more(journey: str, parent: str) -> None:
+    fake = Fake(
+        {
+            "GetMilestone": lambda _: refuse(NOT_FOUND),
+            "CreateMilestone": lambda _: CreateMilestoneResponse(),
+        }
+    )
+    with calling(fake) as client:
+        client.create_milestone(journey, "often", parent_milestone=parent)
+        client.ensure_milestone(journey, "often", parent_milestone=parent)
+        client.ensure_milestone(journey, "top")
+    assert [request.milestone.parent_milestone for request in fake.of("CreateMilestone")] == [
+        "accounts/acme/journeys/winback/milestones/bought",
+        "accounts/acme/journeys/winback/milestones/bought",
+        "",
+    ]
+
+
 # --- watching ---
 
 

@@ -27,7 +27,7 @@ from tests.clients.fake import Fake
 from tests.clients.fake import serving as fake_serving
 from tests.clients.methods.conftest import Kind
 from tests.clients.proxy import Proxy, proxied
-from tests.clients.test_client import LIMITED, begin, changes, end, mark, of_several, played, snapshot
+from tests.clients.test_client import DOWN, LIMITED, begin, changes, end, mark, of_several, played, snapshot
 from tests.harness import Serving, eventually, serving
 
 USERS = [f"u{number}" for number in range(40)]
@@ -297,6 +297,50 @@ def test_before_it_is_entered_nothing_is_followed(kind: Kind) -> None:
             with pytest.raises(errors.TooStale, match=r"audiences/x is not followed yet$"):
                 local.check("ann", "x")
             assert (local.as_of, local.staleness) == (None, None)
+
+
+def test_nothing_to_follow_is_the_error_of_the_last_attempt(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a watch: after ten attempts, though more time is left."""
+    monkeypatch.setattr(_retrying, "BACKOFF_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(_retrying, "BACKOFF_LAST_SECONDS", 0.01)
+    nobody = kind("127.0.0.1:1", account="acme")
+    with nobody as client, pytest.raises(errors.Unavailable, match="failed to connect"), client.local(["x"]):
+        raise AssertionError("entered")
+
+    def away(_: WatchMembershipRequest) -> Iterator[WatchMembershipResponse]:
+        return played([DOWN])
+
+    fake = Fake({"WatchMembership": away})
+    with (
+        fake_serving(fake) as target,
+        kind(target, account="acme") as client,
+        pytest.raises(errors.Unavailable, match="stopping"),
+        client.local(["x"]),
+    ):
+        raise AssertionError("entered")
+    assert len(fake.requests) >= 10
+
+
+def test_an_open_watch_says_so_before_there_is_anything_to_say(
+    kind: Kind, service: Serving, shop: Client
+) -> None:
+    watch = shop.watch(GOLD, progress_interval=OFTEN)
+    next(update for update in watch if isinstance(update, ProgressMark))
+    watch.close()
+    assert watch.cursor is not None
+    request = WatchMembershipRequest(audience=watch.audience, cursor=watch.cursor, epoch=watch.epoch)
+    request.progress_interval.FromTimedelta(NEVER)
+    with kind(service.address, account="acme") as client:
+        silent: Any = client.audiences.WatchMembership(request)
+        assert silent.was_opened()
+        silent.cancel()
+        request.audience = "accounts/acme/audiences/none"
+        refused: Any = client.audiences.WatchMembership(request)
+        with pytest.raises(errors.NotFound):
+            next(iter(refused))
+        assert not refused.was_opened()
 
 
 def cut_off(proxy: Proxy) -> None:

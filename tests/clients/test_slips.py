@@ -55,7 +55,7 @@ DATA: list[tuple[Callable[[], object], str]] = [
     (lambda: make_user_update("ann", time=odd("today")), "time: expected a datetime"),
     (
         lambda: make_user_update("ann", unset="tier"),
-        "unset: expected names of attributes in a list, not str 'tier'",
+        "unset: expected several in a list, not str 'tier': write ['tier']",
     ),
     (lambda: make_user_update("ann", identities={"email": odd(5)}), "identities['email']: expected a str"),
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 from milepost import Client, _retrying, errors
@@ -148,6 +149,64 @@ def test_another_epoch_is_no_repetition(kind: Kind) -> None:
     assert [update for target, update in seen if target == "a"][:7] == [
         "begin", "at 7", "at 7", 8, "begin", "at 2", 3,
     ]  # fmt: skip
+
+
+WATCHES: list[Callable[[Client], Any]] = [
+    lambda client: client.watch("a", cursor=1, epoch=EPOCH, attempts_max=3),
+    lambda client: client.watch_together(["a"], position="first", attempts_max=3),
+]
+
+
+class Broken:
+    """A stream that breaks off before anything came. To both clients."""
+
+    def __init__(self, is_opened: bool) -> None:
+        self._is_opened = is_opened
+
+    def __iter__(self) -> Iterator[WatchMembershipResponse]:
+        raise errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    def __aiter__(self) -> AsyncIterator[WatchMembershipResponse]:
+        raise errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+class BrokenForOne(Broken):
+    def was_opened(self) -> bool:
+        return self._is_opened
+
+
+class BrokenForTasks(Broken):
+    async def was_opened(self) -> bool:
+        return self._is_opened
+
+
+@pytest.mark.parametrize("watch", WATCHES, ids=["watch", "watch_together"])
+def test_attempts_count_anew_after_a_service_that_opened_the_watch(
+    kind: Kind, watch: Callable[[Client], Any]
+) -> None:
+    """It may have had nothing to say before it went away again."""
+    made = BrokenForOne if kind is Client else BrokenForTasks
+    opened = [True] * 8 + [False] * 9
+    left = iter(opened)
+    with kind("127.0.0.1:1", account="acme") as client:
+        watching = watch(client)
+        inner = watching if kind is Client else vars(watching)["_object"]
+        inner._open_stream = lambda _: made(next(left))
+        with pytest.raises(errors.Unavailable, match="gone"):
+            list(watching)
+    # The eighth was opened and broke off, the two after it were not opened: three in a row.
+    assert len(list(left)) == len(opened) - (8 + 2)
+
+
+@pytest.mark.parametrize("watch", WATCHES, ids=["watch", "watch_together"])
+def test_attempts_without_a_service_are_counted(kind: Kind, watch: Callable[[Client], Any]) -> None:
+    fake = Fake({"WatchMembership": lambda _: played([DOWN])})
+    with serving(fake) as target, kind(target, account="acme") as client, pytest.raises(errors.Unavailable):
+        list(watch(client))
+    assert len(fake.requests) == 3
+    nobody = kind("127.0.0.1:1", account="acme")
+    with nobody as client, pytest.raises(errors.Unavailable, match="failed to connect"):
+        list(watch(client))
 
 
 def test_a_closed_watch_ends(kind: Kind) -> None:

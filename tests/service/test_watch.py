@@ -73,6 +73,27 @@ def test_a_snapshot_then_changes_then_resumed(watched: tuple[Serving, str]) -> N
     resumed.cancel()
 
 
+@pytest.mark.parametrize("readers", [0, 1])
+def test_a_watch_says_that_it_is_open_before_there_is_anything_to_say(tmp_path: Path, readers: int) -> None:
+    """Clients count their attempts anew then. A refused watch does not say so."""
+    with serving(tmp_path / "store", readers=readers, access_log="none") as service:
+        audience = build(service)
+        connect(service, audience)
+        wait_for(service, 3)
+        stream = service.audiences.WatchMembership(request_of(audience, snapshot=True))
+        items, cursor = until_mark(stream)
+        stream.cancel()
+        request = request_of(audience, cursor=cursor, epoch=items[0].epoch)
+        request.progress_interval.FromSeconds(3600)
+        silent = service.audiences.WatchMembership(request)
+        assert ("milepost-stream", "open") in [tuple(pair) for pair in silent.initial_metadata()]
+        silent.cancel()
+        refused = service.audiences.WatchMembership(request_of(f"{audience}x", snapshot=True))
+        with pytest.raises(grpc.RpcError):
+            next(refused)
+        assert [pair for pair in refused.initial_metadata() if pair[0] == "milepost-stream"] == []
+
+
 def test_all_changes_from_the_start(watched: tuple[Serving, str]) -> None:
     service, audience = watched
     stream = service.audiences.WatchMembership(request_of(audience, cursor=0))

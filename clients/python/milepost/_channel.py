@@ -20,6 +20,12 @@ from milepost.errors import from_rpc_error
 
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+RECONNECT_PAUSE_MS_MAX = 2_000
+"""Longest pause between connections; gRPC's own is two minutes. Until it is over calls fail, though the
+service may be back.
+"""
+OPENED_KEY = "milepost-stream"
+"""Metadata that a service sends when a watch is open, before there is anything to say."""
 API_KEY_VARIABLE = "MILEPOST_API_KEY"
 SERVICE_CONFIG_FILE = "service_config.json"
 
@@ -62,6 +68,7 @@ class ChannelOptions:
             "grpc.service_config": service_config(),
             "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
+            "grpc.max_reconnect_backoff_ms": RECONNECT_PAUSE_MS_MAX,
             # Channels that are alike would share one connection, and its limit of calls.
             "grpc.use_local_subchannel_pool": 1,
         }
@@ -107,6 +114,13 @@ class CallSettings:
 def chosen_key(api_key: str | None) -> str | None:
     """The key to send: the caller's, else the variable's; "" = none."""
     return (os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key) or None
+
+
+def is_opened(metadata: Any) -> bool:
+    """Whether the metadata of a stream say that the service has opened it. Pairs, of another class in each of
+    gRPC's two clients.
+    """
+    return any(key == OPENED_KEY for key, _ in metadata or ())
 
 
 def open_channel(to: ChannelOptions) -> grpc.Channel:
@@ -196,6 +210,10 @@ class ResponseStream:
             return next(self._call)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+
+    def was_opened(self) -> bool:
+        """Whether the service had opened the stream. Only for one that has ended: it waits."""
+        return is_opened(self._call.initial_metadata())
 
     def cancel(self) -> None:
         """Ends the stream; reading on raises `Cancelled`."""

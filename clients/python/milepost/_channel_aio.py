@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from milepost._channel import CallSettings, ChannelOptions, Metadata, WrappedCalls
+from milepost._channel import CallSettings, ChannelOptions, Metadata, WrappedCalls, is_opened
 from milepost._connections import AsyncSpreadChannel, Connections
 from milepost.errors import MilepostError, cancelled, from_rpc_error, lost
 
@@ -82,6 +82,10 @@ class AsyncResponseStream:
             return await anext(self._responses)
         except (grpc.RpcError, asyncio.CancelledError) as error:
             raise _translated(error) from error
+
+    async def was_opened(self) -> bool:
+        """Whether the service had opened the stream. Only for one that has ended: it waits."""
+        return is_opened(await self._call.initial_metadata())
 
     def cancel(self) -> None:
         """Ends the stream; reading on raises `Cancelled`."""

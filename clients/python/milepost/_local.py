@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from milepost._arguments import require_several
 from milepost.errors import MilepostError, too_stale
 from milepost.v1.audience_pb2 import MembershipChange
 from milepost.v1.audience_service_pb2 import MembershipSnapshot, ProgressMark, SnapshotBegin, SnapshotEnd
@@ -53,6 +54,8 @@ class Followed:
     def __init__(self, name: str, max_staleness: timedelta | None) -> None:
         self.name = name
         self.error: MilepostError | None = None
+        self.failures = 0
+        """Attempts in a row after which nothing came."""
         self.members: set[str] = set()
         self.usable_until = -math.inf
         """Time of the monotonic clock until which checks may use the state."""
@@ -70,11 +73,13 @@ class Followed:
     def failed(self, error: MilepostError, *, is_temporary: bool) -> None:
         """Notes why the audience is not followed. Its state stays in use if the error is temporary."""
         self.error = error
+        self.failures += 1
         if not is_temporary:
             self.usable_until = -math.inf
 
     def take(self, update: Update, epoch: str, lock: threading.Lock) -> bool:
         """Takes one update of the watch; the lock is held while the state changes. True at a new state."""
+        self.failures = 0
         match update:
             case SnapshotBegin():
                 self._collecting, self._changes = set(), []
@@ -182,6 +187,7 @@ class LocalAnswers:
 
     def check_many(self, user_ids: Sequence[str], targets: Sequence[str]) -> dict[str, set[str]]:
         """For each user the full names of those audiences that the user is in; each of them in one state."""
+        require_several(user_ids=user_ids, targets=targets)
         with self._lock:
             asked = [self._find(target) for target in targets]
             for each in asked:

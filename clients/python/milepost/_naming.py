@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from milepost import names
+from milepost._arguments import require_several
 
 
 class Naming:
@@ -44,6 +47,11 @@ class Naming:
             raise ValueError(f"expected an input as workspace/input, got {input!r}")
         return names.input_(self.account_id, workspace, input_id)
 
+    def input_names(self, inputs: Sequence[str]) -> list[str]:
+        """The full names of inputs, each as in `input_name`; TypeError for one str."""
+        require_several(inputs=inputs)
+        return [self.input_name(each) for each in inputs]
+
     def journey_name(self, journey: str) -> str:
         """The full name of a journey given by name or id."""
         return journey if "/" in journey else names.journey(self.account_id, journey)
@@ -56,6 +64,17 @@ class Naming:
         if slash:
             return names.milestone(self.account_id, journey, milestone)
         return names.audience(self.account_id, target)
+
+    def target_names(self, targets: Sequence[str]) -> list[str]:
+        """The full names of milestones and audiences, each as in `target_name`; TypeError for one str."""
+        require_several(targets=targets)
+        return [self.target_name(each) for each in targets]
+
+    def milestone_name(self, milestone: str, journey: str) -> str:
+        """The full name of a milestone given by its id in the journey, as "journey/milestone", or by name."""
+        if "/" in milestone:
+            return self.target_name(milestone)
+        return names.milestone(self.account_id, names.last_id(journey), milestone)
 
     def output_name(self, output: str) -> str:
         """The full name of an output given by name or id."""

@@ -117,7 +117,7 @@ class Testable(_Unfinished, ABC, Generic[Made]):
 
     def one_of(self, values: Iterable[Plain | Value], *, ignore_case: bool = False) -> Made:
         """Equal to one of at most 10,000 values."""
-        require_several("values", values)
+        require_several(values=values)
         listed = pb.ValueList(values=[to_value(value) for value in values])
         return self._passes(ValueTest(one_of=listed, ignore_case=ignore_case))
 
@@ -244,6 +244,7 @@ class Number(_Unfinished):
 
     def one_of(self, numbers: Iterable[float]) -> Criteria:
         """One of these numbers."""
+        require_several(numbers=numbers)
         # An empty list is a valid test that no value passes.
         listed = pb.NumberList(values=[to_number(number) for number in numbers])
         return self._passes(NumberTest(one_of=listed))
@@ -376,7 +377,7 @@ def event(
     ('price', 2592000)
     """
     require_text(name=name)
-    require_several("inputs", inputs)
+    require_several(inputs=inputs)
     if last is not None and window is not None:
         raise ValueError("set `last` or `window`, not both")
     return Events(
@@ -458,7 +459,7 @@ def step(
 ) -> pb.SequenceStep:
     """One step of a `sequence`."""
     require_text(name=name)
-    require_several("inputs", inputs)
+    require_several(inputs=inputs)
     return pb.SequenceStep(name=name, event_type=type, condition=_condition(where), inputs=inputs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from milepost._arguments import require_mapping, require_text, wrong
+from milepost._arguments import require_mapping, require_several, require_text
 from milepost.v1.data_pb2 import EVENT_TYPE_UNSPECIFIED, ConsentUpdate, Event, EventType, UserUpdate
 from milepost.values import Plain, named, to_attributes, to_timestamp
 
@@ -56,8 +56,7 @@ def make_user_update(
     Raises TypeError for an argument of another type, ValueError for a value that cannot be stored.
     """
     require_text(user_id=user_id, input=input)
-    if isinstance(unset, str):
-        raise wrong("unset", "names of attributes in a list", unset)
+    require_several(unset=unset, consents=consents)
     require_mapping("identities", identities or {})
     for kind, identity in (identities or {}).items():
         require_text(**{f"identities[{kind!r}]": identity})

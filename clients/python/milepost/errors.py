@@ -207,9 +207,9 @@ def too_stale(audience: str, seconds: float, seconds_max: float) -> TooStale:
     return TooStale(grpc.StatusCode.UNAVAILABLE, message, metadata={"resource": audience})
 
 
-def not_followed(audience: str, seconds: float) -> DeadlineExceeded:
-    """The exception for an audience that could not be followed in time."""
-    message = f"{audience} is not followed after {seconds:g} s"
+def not_followed(audience: str, seconds: float, cause: MilepostError | None) -> DeadlineExceeded:
+    """The exception for an audience that could not be followed in time, and the last error on the way."""
+    message = f"{audience} is not followed after {seconds:g} s" + (f": {cause}" if cause else "")
     return DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, message, metadata={"resource": audience})
 
 

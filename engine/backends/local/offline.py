@@ -145,8 +145,11 @@ def restore(backup: Path, directory: Path) -> StoreFigures:
     backup is not a store of this version, DataLoss when it is damaged, LimitExceeded when the disk is full.
     The directory is then unchanged.
     """
-    if not directory.exists():
-        make_directory(directory)
+    with _made(directory):
+        return _restored(backup, directory)
+
+
+def _restored(backup: Path, directory: Path) -> StoreFigures:
     _refuse_all_but_interrupted_restore(directory)
     with owned(directory) as lock:
         # Check again: from here on no other process can create a store here.
@@ -166,12 +169,30 @@ def restore(backup: Path, directory: Path) -> StoreFigures:
     return store_figures(directory)
 
 
+@contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """Makes the directory and its parents. After an error those that were missing are removed again."""
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    if missing:
+        make_directory(directory)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
+        raise
+
+
 def _refuse_all_but_interrupted_restore(directory: Path) -> None:
     identity = read_identity(directory) if directory.is_dir() else None
     if identity is None:
         refuse_foreign_content(directory)
     elif identity.stage is not Stage.RESTORING:
-        raise FailedPrecondition(f"{directory} already holds a store", reason="DIRECTORY_NOT_EMPTY")
+        raise FailedPrecondition(
+            f"{directory} already holds a store; restore into an empty or a new directory",
+            reason="DIRECTORY_NOT_EMPTY",
+        )
 
 
 def _clear(directory: Path) -> None:

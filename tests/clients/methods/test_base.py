@@ -38,10 +38,14 @@ def test_ids_become_full_names_and_full_names_stay(client: Client) -> None:
         client.journey_name("j"): f"{own}/journeys/j",
         client.target_name("j/m"): f"{own}/journeys/j/milestones/m",
         client.target_name("a1"): f"{own}/audiences/a1",
+        client.milestone_name("m", "j"): f"{own}/journeys/j/milestones/m",
+        client.milestone_name("k/m", f"{own}/journeys/j"): f"{own}/journeys/k/milestones/m",
         client.output_name("files"): f"{own}/outputs/files",
         client.connection_name("c"): f"{own}/connections/c",
     }
     assert [name for name, expected in full.items() if name != expected] == []
+    assert client.target_names(["j/m", "a1"]) == [f"{own}/journeys/j/milestones/m", f"{own}/audiences/a1"]
+    assert client.input_names(["shop/web"]) == [f"{own}/workspaces/shop/inputs/web"]
     for named in (client.workspace_name, client.input_name, client.target_name, client.output_name):
         assert named("accounts/other/x/y") == "accounts/other/x/y"
     with pytest.raises(ValueError, match="workspace/input"):

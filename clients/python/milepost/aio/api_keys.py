@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from milepost._arguments import require_several
 from milepost.aio.base import PAGE_SIZE, AsyncClientBase, given
 from milepost.v1.account_pb2 import SCOPE_OPERATOR, ApiKey, Scope
 from milepost.v1.account_service_pb2 import (
@@ -44,6 +45,7 @@ class AsyncApiKeyMethods(AsyncClientBase):
         accounts, whose scope is SCOPE_OPERATOR. Raises AlreadyExists; FailedPrecondition while there is no
         operator key.
         """
+        require_several(scopes=scopes)
         created = ApiKey(
             display_name=display_name,
             scopes=scopes or ([SCOPE_OPERATOR] if operator else ()),
@@ -84,6 +86,7 @@ class AsyncApiKeyMethods(AsyncClientBase):
         etag: str = "",
     ) -> ApiKey:
         """Changes what is given of an API key. Raises Aborted when `etag` is not the current one."""
+        require_several(**given(scopes=scopes))
         fields = given(
             scopes=scopes,
             display_name=display_name,

@@ -56,7 +56,10 @@ from milepost.values import optional, to_duration, to_timestamp
 
 
 class AsyncAudienceMethods(AsyncClientBase):
-    """Sizes audiences, and answers who is in them."""
+    """Sizes audiences, and answers who is in them.
+
+    A `target` is a milestone as "journey/milestone", an audience by its id, or the full name of either.
+    """
 
     # --- audiences ---
 
@@ -140,7 +143,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         """The exact size of every intersection of 2-5 audiences or milestones. The answer names audiences."""
         return await self.audiences.CompareAudiences(
             CompareAudiencesRequest(
-                audiences=map(self.target_name, targets),
+                audiences=self.target_names(targets),
                 as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
@@ -166,7 +169,7 @@ class AsyncAudienceMethods(AsyncClientBase):
         """
         request = PreviewJourneyRequest(
             parent=self.account_name,
-            inputs=map(self.input_name, document.inputs),
+            inputs=self.input_names(document.inputs),
             as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
@@ -219,9 +222,8 @@ class AsyncAudienceMethods(AsyncClientBase):
         """For each user the full names of those milestones and audiences that the user is in. At most 10,000
         pairs. Raises NotFound for one that does not exist, as `check` does.
         """
-        require_several("user_ids", user_ids)
-        require_several("targets", targets)
-        asked = [self.target_name(target) for target in targets]
+        require_several(user_ids=user_ids)
+        asked = self.target_names(targets)
         answer = await self.audiences.BatchCheckMembership(
             BatchCheckMembershipRequest(
                 parent=self.account_name,
@@ -298,8 +300,8 @@ class AsyncAudienceMethods(AsyncClientBase):
         Without one, a snapshot of its members comes first.
 
         Yields the messages of the contract: `SnapshotBegin`, `MembershipSnapshot`, `SnapshotEnd`,
-        `MembershipChange` and `ProgressMark`. Continues after broken connections, at most `attempts_max`
-        times in a row; see what it returns.
+        `MembershipChange` and `ProgressMark`. Continues after broken connections; `attempts_max`
+        attempts in a row without a service that opens the watch end it. See what it returns.
         """
         request = WatchMembershipRequest(
             audience=self.target_name(target),
@@ -323,11 +325,13 @@ class AsyncAudienceMethods(AsyncClientBase):
         Without one, and for an audience that is not in it, a snapshot of the members comes first.
 
         Yields `WatchedTogether`: which audience, and an update as `watch` yields them. Continues after broken
-        connections, at most `attempts_max` times in a row; see what it returns.
+        connections; `attempts_max` attempts in a row without a service that opens the watch end it. See what
+        it returns.
         """
         request = WatchMembershipRequest(
             position=position, progress_interval=optional(to_duration, progress_interval, "progress_interval")
         )
+        require_several(targets=targets)
         names = {self.target_name(target): target for target in targets}
         return AsyncWatchTogether(self.audiences.WatchMembership, request, attempts_max, names)
 

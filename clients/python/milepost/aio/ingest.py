@@ -47,6 +47,7 @@ class AsyncIngestMethods(AsyncClientBase):
         service is unavailable, so it is applied once. Pass your own `request_id` to repeat a whole import
         after a crash. Rejected events are in the result; any other error is raised.
         """
+        require_several(events=events)
         send = events_sender(self.ingest.IngestEvents, self.account_name, self._input_name(input))
         return await send(events, request_id or new_request_id(), batch_rows, concurrency, progress)
 
@@ -67,6 +68,7 @@ class AsyncIngestMethods(AsyncClientBase):
         batches that were not acknowledged are sent again, and applied once. After any other error, send them
         again with the same `request_id`, the first of them as `first_sequence`.
         """
+        require_several(batches=batches)
         stream = self._batch_stream(input, request_id, first_sequence, unacknowledged_max)
         try:
             async for batch in async_iterate(batches):
@@ -117,6 +119,7 @@ class AsyncIngestMethods(AsyncClientBase):
         progress: Progress | None = None,
     ) -> Sent:
         """Creates users or updates their data, in batches as in `ingest_events`."""
+        require_several(users=users)
         send = users_sender(self.ingest.UpsertUsers, self.account_name, self._input_name(input))
         return await send(users, request_id or new_request_id(), batch_rows, concurrency, progress)
 
@@ -137,6 +140,7 @@ class AsyncIngestMethods(AsyncClientBase):
         once. Rejected rows are in the result; any other error is raised. At least one batch is needed, which
         may be empty.
         """
+        require_several(batches=batches)
         header = ImportHeader()
         if columns is not None:
             header.CopyFrom(columns)
@@ -159,6 +163,7 @@ class AsyncIngestMethods(AsyncClientBase):
         updates a user. `columns` names the columns that are identities and consents (see
         `ImportUsersHeader`); the others are attributes. Everything else is as in `import_events`.
         """
+        require_several(batches=batches)
         header = ImportUsersHeader()
         if columns is not None:
             header.CopyFrom(columns)
@@ -178,7 +183,7 @@ class AsyncIngestMethods(AsyncClientBase):
         """Erases users, at most 10,000: profiles, events and memberships. `deleted` counts those that
         existed. Outputs get their exits, with the id only.
         """
-        require_several("user_ids", user_ids)
+        require_several(user_ids=user_ids)
         request = DeleteUsersRequest(parent=self.account_name, user_ids=user_ids)
         return await self.ingest.DeleteUsers(request)
 

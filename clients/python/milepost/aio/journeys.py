@@ -65,7 +65,7 @@ class AsyncJourneyMethods(AsyncClientBase):
         request = CreateJourneyRequest(
             parent=self.account_name,
             journey_id=journey_id,
-            journey=Journey(display_name=display_name, inputs=map(self.input_name, inputs)),
+            journey=Journey(display_name=display_name, inputs=self.input_names(inputs)),
             request_id=request_id,
         )
         return (await self.write(self.journeys.CreateJourney, request)).journey
@@ -96,7 +96,7 @@ class AsyncJourneyMethods(AsyncClientBase):
         """
         fields = given(
             display_name=display_name,
-            inputs=optional(lambda each: list(map(self.input_name, each)), inputs),
+            inputs=optional(self.input_names, inputs),
         )
         changed = Journey(name=self.journey_name(journey), etag=etag, **fields)
         request = UpdateJourneyRequest(journey=changed, update_mask=FieldMask(paths=fields))
@@ -129,7 +129,7 @@ class AsyncJourneyMethods(AsyncClientBase):
         asked = Journey(
             name=names.journey(self.account_id, journey_id),
             display_name=display_name,
-            inputs=map(self.input_name, inputs),
+            inputs=self.input_names(inputs),
         )
 
         async def update(mask: FieldMask) -> Journey:
@@ -250,13 +250,14 @@ class AsyncJourneyMethods(AsyncClientBase):
         request_id: str = "",
     ) -> CreateMilestoneResponse:
         """Creates a milestone and its audience, after its siblings and before remaining users. Without an id
-        the service chooses one, without criteria it takes the remaining users. The answer has the milestone
-        and warnings about its criteria. Raises AlreadyExists.
+        the service chooses one, without criteria it takes the remaining users. `parent_milestone` is a
+        milestone of the same journey, whose users this one divides: its id, "journey/milestone", or its name.
+        The answer has the milestone and warnings about its criteria. Raises AlreadyExists.
         """
         request = CreateMilestoneRequest(
             parent=self.journey_name(journey),
             milestone_id=milestone_id,
-            milestone=self._milestone(criteria, display_name, parent_milestone),
+            milestone=self._milestone(journey, criteria, display_name, parent_milestone),
             request_id=request_id,
         )
         return await self.write(self.journeys.CreateMilestone, request)
@@ -314,11 +315,11 @@ class AsyncJourneyMethods(AsyncClientBase):
     ) -> Milestone:
         """A milestone, created if missing, and changed where it differs from what is given. What is not given
         stays, but no criteria = remaining users. The display name of a new one is by default its id, or
-        "Remaining users".
+        "Remaining users". `parent_milestone` is as in `create_milestone`.
 
         Raises InvalidArgument when it has another kind or parent: they cannot change.
         """
-        asked = self._milestone(criteria, display_name, parent_milestone)
+        asked = self._milestone(journey, criteria, display_name, parent_milestone)
         asked.name = f"{self.journey_name(journey)}/milestones/{milestone_id}"
         default = names.REMAINING_USERS if criteria is None else milestone_id
 
@@ -343,10 +344,12 @@ class AsyncJourneyMethods(AsyncClientBase):
             update,
         )
 
-    def _milestone(self, criteria: Criteria | None, display_name: str, parent_milestone: str) -> Milestone:
+    def _milestone(
+        self, journey: str, criteria: Criteria | None, display_name: str, parent_milestone: str
+    ) -> Milestone:
         return Milestone(
             display_name=display_name,
-            parent_milestone=self.target_name(parent_milestone) if parent_milestone else "",
+            parent_milestone=self.milestone_name(parent_milestone, journey) if parent_milestone else "",
             kind=MILESTONE_KIND_REMAINING_USERS if criteria is None else MILESTONE_KIND_CRITERIA,
             # The form in which the service stores criteria, so that equal ones compare equal.
             criteria=optional(normal_form, optional(_checked, criteria)),

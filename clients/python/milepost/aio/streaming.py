@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from milepost._arguments import require_several
 from milepost._batches import BATCH_ROWS_MAX, Numbered, Rejected, Sent, batches, refused
 from milepost._concurrency import AsyncDuplex, async_sleep
 from milepost._retrying import Backoff
@@ -80,6 +81,7 @@ class AsyncBatchStream:
 
     def submit(self, events: Sequence[Event]) -> None:
         """Sends a batch; does not wait. It is kept even when the connection is broken."""
+        require_several(events=events)
         batch = Numbered(list(events), self._rows, f"{self._request_id}-{self._sequence}")
         request = StreamEventsRequest(
             sequence=self._sequence,
@@ -215,6 +217,7 @@ class AsyncEventStream:
         """Sends events in batches below the service's limits; rejected ones are counted in `sent`. Does not
         wait for acknowledgements while there is room: `flush` does.
         """
+        require_several(events=events)
         for batch in batches(events, self._batch_rows):
             while (ready := self._stream.ready()) is not None:
                 self._sent.add(ready[1])

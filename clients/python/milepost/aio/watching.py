@@ -80,6 +80,8 @@ class AsyncWatch:
             except MilepostError as error:
                 if self.cursor is None:
                     raise
+                if await self._stream.was_opened():
+                    backoff.succeeded()
                 pause = backoff.failed(error)
             await async_sleep(pause)
 
@@ -172,6 +174,8 @@ class AsyncWatchTogether:
                     return
                 raise
             except MilepostError as error:
+                if await self._stream.was_opened():
+                    backoff.succeeded()
                 pause = backoff.failed(error)
             await async_sleep(pause)
 

@@ -25,7 +25,6 @@ from milepost.cli.parameters import (
 from milepost.cli.text import console, moment
 from milepost.cli.tree import branch, in_tree_order
 from milepost.cli.words import word_of
-from milepost.client import Client
 from milepost.documents import dumps_criteria, loads_criteria
 from milepost.v1.journey_pb2 import Milestone, MilestoneKind, Warning
 
@@ -103,7 +102,7 @@ def create(
                 milestone_id,
                 criteria=None if source is None else loads_criteria(source.text),
                 display_name=display_name or ("" if remaining_users else milestone_id),
-                parent_milestone=_beside(client, journey, parent),
+                parent_milestone=parent,
             )
     _show(answer.milestone, as_json=as_json, warnings=answer.warnings, source=source)
 
@@ -194,11 +193,6 @@ def delete(
         )
         client.delete_milestone(milestone, etag=etag)
         print(f"deleted {client.target_name(milestone)}")
-
-
-def _beside(client: Client, journey: str, parent: str) -> str:
-    """A parent given by id is of the same journey."""
-    return f"{journey}/milestones/{parent}" if parent and "/" not in parent else parent
 
 
 def _show(

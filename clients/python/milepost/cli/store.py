@@ -159,7 +159,9 @@ def delete_backup(
 @app.command()
 def restore(
     backup: Annotated[Path, typer.Argument(help="Directory of a backup.")],
-    data: Data,
+    data: Annotated[
+        Path, typer.Option("--data", help="Directory of the new store. It must be empty, or is made.")
+    ],
 ) -> None:
     """Restore a backup into an empty or new directory. Verifies the backup first."""
     with _offline():

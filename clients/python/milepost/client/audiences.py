@@ -57,7 +57,10 @@ from milepost.values import optional, to_duration, to_timestamp
 
 
 class AudienceMethods(ClientBase):
-    """Sizes audiences, and answers who is in them."""
+    """Sizes audiences, and answers who is in them.
+
+    A `target` is a milestone as "journey/milestone", an audience by its id, or the full name of either.
+    """
 
     # --- audiences ---
 
@@ -138,7 +141,7 @@ class AudienceMethods(ClientBase):
         """The exact size of every intersection of 2-5 audiences or milestones. The answer names audiences."""
         return self.audiences.CompareAudiences(
             CompareAudiencesRequest(
-                audiences=map(self.target_name, targets),
+                audiences=self.target_names(targets),
                 as_of=optional(to_timestamp, as_of, "as_of"),
                 at_least=at_least,
             )
@@ -164,7 +167,7 @@ class AudienceMethods(ClientBase):
         """
         request = PreviewJourneyRequest(
             parent=self.account_name,
-            inputs=map(self.input_name, document.inputs),
+            inputs=self.input_names(document.inputs),
             as_of=optional(to_timestamp, as_of, "as_of"),
             at_least=at_least,
         )
@@ -214,9 +217,8 @@ class AudienceMethods(ClientBase):
         """For each user the full names of those milestones and audiences that the user is in. At most 10,000
         pairs. Raises NotFound for one that does not exist, as `check` does.
         """
-        require_several("user_ids", user_ids)
-        require_several("targets", targets)
-        asked = [self.target_name(target) for target in targets]
+        require_several(user_ids=user_ids)
+        asked = self.target_names(targets)
         answer = self.audiences.BatchCheckMembership(
             BatchCheckMembershipRequest(
                 parent=self.account_name,
@@ -290,8 +292,8 @@ class AudienceMethods(ClientBase):
         Without one, a snapshot of its members comes first.
 
         Yields the messages of the contract: `SnapshotBegin`, `MembershipSnapshot`, `SnapshotEnd`,
-        `MembershipChange` and `ProgressMark`. Continues after broken connections, at most `attempts_max`
-        times in a row; see what it returns.
+        `MembershipChange` and `ProgressMark`. Continues after broken connections; `attempts_max`
+        attempts in a row without a service that opens the watch end it. See what it returns.
         """
         request = WatchMembershipRequest(
             audience=self.target_name(target),
@@ -315,11 +317,13 @@ class AudienceMethods(ClientBase):
         Without one, and for an audience that is not in it, a snapshot of the members comes first.
 
         Yields `WatchedTogether`: which audience, and an update as `watch` yields them. Continues after broken
-        connections, at most `attempts_max` times in a row; see what it returns.
+        connections; `attempts_max` attempts in a row without a service that opens the watch end it. See what
+        it returns.
         """
         request = WatchMembershipRequest(
             position=position, progress_interval=optional(to_duration, progress_interval, "progress_interval")
         )
+        require_several(targets=targets)
         names = {self.target_name(target): target for target in targets}
         return WatchTogether(self.audiences.WatchMembership, request, attempts_max, names)
 

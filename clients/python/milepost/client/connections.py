@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from milepost import names
+from milepost._arguments import require_several
 from milepost.client.base import PAGE_SIZE, ClientBase, ensured, given
 from milepost.client.watching import WATCH_ATTEMPTS_MAX, AcknowledgedWatch
 from milepost.outputs import OutputKind, kind_of, output_of
@@ -140,6 +141,13 @@ class ConnectionMethods(ClientBase):
         case as SHA-256. With `kinds` only changes of these kinds are sent. `exits_on_deactivation` sends the
         exit of every member after the connection is deactivated.
         """
+        require_several(
+            identities=identities,
+            attributes=attributes,
+            hashed_identities=hashed_identities,
+            hashed_attributes=hashed_attributes,
+            kinds=kinds,
+        )
         created = Connection(
             audience=self.audience_name(target),
             output=self.output_name(output),
@@ -191,15 +199,15 @@ class ConnectionMethods(ClientBase):
         """Changes what is given of a connection. Its audience and output cannot change. Raises Aborted when
         `etag` is not the current one.
         """
-        fields = given(
+        several = given(
             identities=identities,
             attributes=attributes,
             hashed_identities=hashed_identities,
             hashed_attributes=hashed_attributes,
             kinds=kinds,
-            batching=batching,
-            exits_on_deactivation=exits_on_deactivation,
         )
+        require_several(**several)
+        fields = several | given(batching=batching, exits_on_deactivation=exits_on_deactivation)
         changed = Connection(name=self.connection_name(connection), etag=etag, **fields)
         request = UpdateConnectionRequest(connection=changed, update_mask=FieldMask(paths=fields))
         return self.connections.UpdateConnection(request).connection
@@ -228,6 +236,13 @@ class ConnectionMethods(ClientBase):
 
         Raises InvalidArgument when it has another audience or output: they cannot change.
         """
+        require_several(
+            identities=identities,
+            attributes=attributes,
+            hashed_identities=hashed_identities,
+            hashed_attributes=hashed_attributes,
+            kinds=kinds,
+        )
         asked = Connection(
             name=names.connection(self.account_id, connection_id),
             audience=self.audience_name(target),

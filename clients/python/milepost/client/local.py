@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol, Self
 
+from milepost._arguments import require_several
 from milepost._concurrency import CLOSED, Background, Signal
 from milepost._local import Followed, LocalAnswers
 from milepost._retrying import Backoff, is_temporary
-from milepost.client.watching import WatchTogether
+from milepost.client.watching import WATCH_ATTEMPTS_MAX, WatchTogether
 from milepost.errors import InvalidArgument, MilepostError, NotFound, cancelled, from_watch_end, not_followed
 from milepost.v1.audience_service_pb2 import WatchEnd
 
@@ -75,6 +76,7 @@ class LocalChecks(LocalAnswers):
         if max_staleness is not None and max_staleness <= progress_interval:
             seconds = progress_interval.total_seconds()
             raise ValueError(f"max_staleness must be more than the progress interval, {seconds} s")
+        require_several(targets=targets)
         super().__init__({target: client.target_name(target) for target in targets}, max_staleness)
         self._client = client
         self._progress_interval = progress_interval
@@ -85,7 +87,9 @@ class LocalChecks(LocalAnswers):
         self._changed = Signal()
 
     def __enter__(self) -> Self:
-        """Waits until every audience has a state. Raises the error that keeps one from it."""
+        """Waits until every audience has a state. Raises the error that keeps one from it; `Unavailable` only
+        after as many attempts as a watch makes.
+        """
         for first in range(0, len(self._followed), STREAM_AUDIENCES_MAX):
             self._start(self._followed[first : first + STREAM_AUDIENCES_MAX])
         try:
@@ -118,12 +122,15 @@ class LocalChecks(LocalAnswers):
         deadline = time.monotonic() + self._ready_timeout
         while not all(each.is_ready for each in self._followed):
             for each in self._followed:
-                if each.error is not None and not is_temporary(each.error, timeouts=True):
+                if each.error is not None and (
+                    each.failures >= WATCH_ATTEMPTS_MAX or not is_temporary(each.error, timeouts=True)
+                ):
                     raise each.error
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 waiting = [each for each in self._followed if not each.is_ready]
-                raise not_followed(waiting[0].name, self._ready_timeout) from waiting[0].error
+                cause = waiting[0].error
+                raise not_followed(waiting[0].name, self._ready_timeout, cause) from cause
             self._changed.wait(remaining)
             self._changed.clear()
 

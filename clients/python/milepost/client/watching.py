@@ -81,6 +81,8 @@ class Watch:
             except MilepostError as error:
                 if self.cursor is None:
                     raise
+                if self._stream.was_opened():
+                    backoff.succeeded()
                 pause = backoff.failed(error)
             sleep(pause)
 
@@ -172,6 +174,8 @@ class WatchTogether:
                     return
                 raise
             except MilepostError as error:
+                if self._stream.was_opened():
+                    backoff.succeeded()
                 pause = backoff.failed(error)
             sleep(pause)
 

@@ -119,7 +119,7 @@ def test_a_newer_format_is_refused(backend: LocalBackend, tmp_path: Path) -> Non
     with pytest.raises(StoreUnavailable, match=f"version {FORMAT_VERSION + 1}; this build reads") as raised:
         restore(tmp_path / "backup", tmp_path / "restored")
     assert raised.value.reason == "STORE_FORMAT"
-    assert list((tmp_path / "restored").iterdir()) == []
+    assert not (tmp_path / "restored").exists()
 
 
 # --- restore ------------------------------------------------------------------------------------------------
@@ -158,6 +158,14 @@ def test_a_restore_overwrites_nothing(backend: LocalBackend, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["precious"]
 
 
+def test_a_restore_that_fails_leaves_the_directories_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "new/below/it"):
+        with pytest.raises(StoreUnavailable, match="there is no store in"):
+            restore(tmp_path / "none", tmp_path / name)
+    assert [(path.name, list(path.iterdir())) for path in tmp_path.iterdir()] == [("empty", [])]
+
+
 @pytest.mark.parametrize("family", [Family.PROFILE, Family.EVENT_COLUMN, Family.NAME])
 def test_a_damaged_backup_is_not_restored(backend: LocalBackend, tmp_path: Path, family: Family) -> None:
     backend.checkpoint()
@@ -166,7 +174,7 @@ def test_a_damaged_backup_is_not_restored(backend: LocalBackend, tmp_path: Path,
     with pytest.raises(DataLoss) as raised:
         restore(tmp_path / "backup", tmp_path / "restored")
     assert raised.value.metadata["key_family"] == family.name
-    assert list((tmp_path / "restored").iterdir()) == []
+    assert not (tmp_path / "restored").exists()
 
 
 def test_inconsistent_backup_is_not_restored(backend: LocalBackend, tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_inconsistent_backup_is_not_restored(backend: LocalBackend, tmp_path: Pa
     with pytest.raises(DataLoss, match="USER") as raised:
         restore(tmp_path / "backup", tmp_path / "restored")
     assert str(tmp_path / "backup") in raised.value.message
-    assert list((tmp_path / "restored").iterdir()) == []
+    assert not (tmp_path / "restored").exists()
 
 
 def test_a_damaged_value_stops_a_backup(backend: LocalBackend, tmp_path: Path) -> None:
