@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import typer
-import yaml
 from google.protobuf.descriptor import MethodDescriptor
 
 from milepost.cli.app import app
@@ -26,8 +25,9 @@ from tests.clients.terminal import PROGRAM, Terminal, differs, terminal
 from tests.harness import EVENTUALLY_S, POLL_S, serving
 from tests.spec.scenario import differences
 from tests.walks import each_of
+from tests.yaml_files import read_yaml
 
-STEPS: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text("utf-8"))
+STEPS: list[dict[str, Any]] = read_yaml(Path(__file__).with_name("commands.yaml"))
 
 OFFLINE = {
     "serve": "starts a service",
