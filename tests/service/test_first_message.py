@@ -33,6 +33,7 @@ from tests.harness import (
 )
 from tests.service.auth.keyed import keyed
 from tests.service.test_refusals import METHODS
+from tests.walks import each_of
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 SILENT = 40
@@ -222,7 +223,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield running
 
 
-@pytest.mark.parametrize("method", ONE_REQUEST)
+@each_of("method", ONE_REQUEST)
 def test_a_call_that_ends_without_a_message_is_invalid(service: Serving, method: str) -> None:
     silent = Silent(service, method, 1)
     silent.let_go()

@@ -24,6 +24,7 @@ from service.limits import RECEIVE_BYTES_MAX
 from service.methods import REFLECTION_METHODS, Kind, kind_of, named_methods
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, INPUT, Refusal, Serving, eventually, read_refusal, serving
 from tests.service.test_server import CONTRACT
+from tests.walks import each_of
 
 BYTES_MAX = 100_000
 """The limit of requests here; smaller than the default, to keep the test quick."""
@@ -73,12 +74,12 @@ def test_every_stream_has_threads_of_its_kind() -> None:
     assert not {method for method in streams if kind_of(method) is Kind.UNARY}
 
 
-@pytest.mark.parametrize("method", [method for method, _, _ in METHODS])
 @pytest.mark.parametrize(
     ("request_bytes", "fault"),
     [(UNREADABLE, "could not be parsed"), (b"\0" * (BYTES_MAX + 1), "100,000 are allowed")],
     ids=["unreadable", "too large"],
 )
+@each_of("method", [method for method, _, _ in METHODS])
 def test_a_message_that_is_none_is_invalid(
     service: Serving, method: str, request_bytes: bytes, fault: str
 ) -> None:
@@ -88,8 +89,8 @@ def test_a_message_that_is_none_is_invalid(
     assert fault in refusal.message
 
 
-@pytest.mark.parametrize("method", [method for method, _, _ in METHODS])
 @pytest.mark.parametrize("timeout_s", [0.0, 0.001, 0.01])
+@each_of("method", [method for method, _, _ in METHODS])
 def test_a_deadline_that_passes_is_no_defect(service: Serving, method: str, timeout_s: float) -> None:
     call: Any = service.channel.stream_stream(method)
     try:

@@ -30,6 +30,7 @@ from milepost.v1 import (
 from service.health import LISTS
 from service.server import SERVICE_NAMES
 from tests.harness import ACCOUNT, INPUT, Serving, eventually, read_refusal, refusal_of, serving
+from tests.walks import each_of
 
 CONTRACT = (
     account_service_pb2,
@@ -130,7 +131,7 @@ def unary_methods() -> Iterator[str]:
                     yield f"/{descriptor.full_name}/{method.name}"
 
 
-@pytest.mark.parametrize("method", sorted(unary_methods()))
+@each_of("method", sorted(unary_methods()))
 def test_every_method_is_implemented(service: Serving, method: str) -> None:
     call: Any = service.channel.unary_stream(method)
     try:

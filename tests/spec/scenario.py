@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import pyarrow as pa
-import yaml
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -21,8 +20,9 @@ from service.server import SERVICE_NAMES
 from tests.arrow_requests import arrow_bytes
 from tests.connect_channel import ConnectChannel
 from tests.harness import CALL_TIMEOUT_S, EVENTUALLY_S, POLL_S, Stubs, bearer, read_refusal, serving
+from tests.yaml_files import read_yaml
 
-STEPS: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("methods.yaml").read_text("utf-8"))
+STEPS: list[dict[str, Any]] = read_yaml(Path(__file__).with_name("methods.yaml"))
 ANY = "$any"
 OPERATOR = "operator"
 """The name under which the steps save the secret that later ones send."""

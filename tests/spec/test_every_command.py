@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import typer
-import yaml
 from google.protobuf.descriptor import MethodDescriptor
 
 from milepost.cli.app import app
@@ -25,8 +24,10 @@ from tests.clients.questions import questions
 from tests.clients.terminal import PROGRAM, Terminal, differs, terminal
 from tests.harness import EVENTUALLY_S, POLL_S, serving
 from tests.spec.scenario import differences
+from tests.walks import each_of
+from tests.yaml_files import read_yaml
 
-STEPS: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text("utf-8"))
+STEPS: list[dict[str, Any]] = read_yaml(Path(__file__).with_name("commands.yaml"))
 
 OFFLINE = {
     "serve": "starts a service",
@@ -81,7 +82,7 @@ SUCCEEDING = {command_of(step["run"]) for step in STEPS if "run" in step and not
 # --- the walk ---
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - OFFLINE.keys()))
+@each_of("command", sorted(COMMANDS.keys() - OFFLINE.keys()))
 def test_every_command_has_a_step_that_succeeds(command: str) -> None:
     assert [
         step
@@ -90,14 +91,14 @@ def test_every_command_has_a_step_that_succeeds(command: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@each_of("command", sorted(COMMANDS))
 def test_every_command_and_option_says_what_it_does(command: str) -> None:
     found = COMMANDS[command]
     assert found.help
     assert [each.name for each in found.params if not getattr(each, "help", None)] == []
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@each_of("command", sorted(COMMANDS))
 def test_what_shows_a_resource_shows_it_as_json_too(command: str) -> None:
     if command.split()[-1] in ("list", "show", "create", "edit", "activate", "deactivate", "resume"):
         assert "as_json" in [each.name for each in COMMANDS[command].params]
@@ -106,7 +107,7 @@ def test_what_shows_a_resource_shows_it_as_json_too(command: str) -> None:
 WAYS_ON = [*CREATING.values(), *CHANGING.values(), *LISTING.values()]
 
 
-@pytest.mark.parametrize("line", WAYS_ON)
+@each_of("line", WAYS_ON)
 def test_the_commands_in_messages_exist_with_their_options(line: str) -> None:
     assert {word for word in line.split() if word.startswith("--")} <= options_of(command_of(line))
 

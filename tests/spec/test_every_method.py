@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from tests.spec.scenario import ANY, METHODS, STEPS, Run, differences, scenario
+from tests.walks import each_of
 
 WRITES_ALONE = frozenset({"revision"})
 """Fields of an answer that say nothing about the request."""
@@ -52,7 +53,7 @@ def _after(answered: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [STEPS[index + 1] for index, step in enumerate(STEPS[:-1]) if step in answered]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each_of("name", METHODS)
 def test_every_method_has_a_scenario(name: str) -> None:
     assert missing(METHODS[name], [step for step in STEPS if step["method"] == name]) == []
 

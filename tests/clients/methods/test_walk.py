@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from milepost import AsyncClient, Client
@@ -27,6 +26,7 @@ from milepost.client.connections import ConnectionMethods
 from milepost.client.ingest import IngestMethods
 from milepost.client.journeys import JourneyMethods
 from tests.clients.fake import methods
+from tests.walks import each_of
 
 SHORT_NAMES = {
     "EstimateAudience": "estimate",
@@ -96,12 +96,12 @@ CALLED = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS, ids=path_of)
+@each_of("method", METHODS, path_of)
 def test_every_method_of_the_contract_is_one_of_the_client(method: MethodDescriptor) -> None:
     assert hasattr(ROOMS[method.containing_service.name], client_s_name(method))
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@each_of("name", PUBLIC)
 def test_every_method_of_the_client_has_a_type_a_description_and_a_test(name: str) -> None:
     method = getattr(Client, name)
     assert inspect.getdoc(method), "no description"
@@ -112,7 +112,7 @@ def test_every_method_of_the_client_has_a_type_a_description_and_a_test(name: st
     assert name in CALLED, f"no test in {Path(__file__).parent.name} calls it"
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@each_of("name", PUBLIC)
 def test_the_asyncio_client_has_the_same_method(name: str) -> None:
     """What calls the service is awaited, or read by `async for`; the rest is the same."""
     ours, theirs = getattr(Client, name), getattr(AsyncClient, name)

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from milepost.documents.text import dump, load
 from milepost.rules import Runner, read
 from milepost.rules.report import FileResult, lines_of
 from milepost.testing.in_process import in_process
+from tests.yaml_files import read_yaml
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
-MUTATIONS: list[dict[str, Any]] = yaml.safe_load(
-    Path(__file__).with_name("mutations.yaml").read_text(encoding="utf-8")
-)
+MUTATIONS: list[dict[str, Any]] = read_yaml(Path(__file__).with_name("mutations.yaml"))
 EQUIVALENT = "equivalent"
 """`named` of a change that means the same: it must not be found."""
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")

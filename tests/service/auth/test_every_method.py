@@ -14,6 +14,7 @@ from service.auth.methods import RULES
 from tests.clients.fake import methods
 from tests.harness import ACCOUNT, CALL_TIMEOUT_S, Refusal, read_refusal
 from tests.service.auth.keyed import Caller, Keyed, keyed
+from tests.walks import each_of
 
 METHODS = {f"/{each.containing_service.full_name}/{each.name}": each for each in methods()}
 OF_ACCOUNTS = [scope for scope in Scope if scope is not Scope.OPERATOR]
@@ -51,7 +52,7 @@ def asked(channel: grpc.Channel, path: str) -> Refusal | None:
     return None
 
 
-@pytest.mark.parametrize("path", sorted(METHODS))
+@each_of("path", sorted(METHODS))
 def test_without_a_key_every_method_is_unauthenticated(site: Keyed, path: str) -> None:
     for channel in (site.service.channel, site.caller("mpk_unknown").channel):
         refusal = asked(channel, path)
@@ -59,7 +60,7 @@ def test_without_a_key_every_method_is_unauthenticated(site: Keyed, path: str) -
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
 
 
-@pytest.mark.parametrize("path", sorted(METHODS))
+@each_of("path", sorted(METHODS))
 def test_a_key_is_permitted_what_its_scope_permits(callers: dict[Scope, Caller], path: str) -> None:
     needed = RULES[path].scope
     assert needed is not None

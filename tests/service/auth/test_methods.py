@@ -15,6 +15,7 @@ from service.auth.gate import Gate
 from service.auth.methods import OPERATORS_ONLY, RULES, Rule, rule_of
 from service.auth.snapshot import KeySnapshot, KnownSecret
 from tests.clients.fake import methods
+from tests.walks import each_of
 
 METHODS = {f"/{each.containing_service.full_name}/{each.name}": each for each in methods()}
 READS = ("Get", "List", "Estimate", "Count", "Compare", "Check", "BatchCheck", "Export", "Watch", "Explain")
@@ -76,7 +77,7 @@ def test_every_method_of_the_contract_has_a_rule_and_no_other_has() -> None:
     }
 
 
-@pytest.mark.parametrize("path", sorted(METHODS))
+@each_of("path", sorted(METHODS))
 def test_the_rule_names_texts_of_the_request_that_say_whose_it_is(path: str) -> None:
     method, rule = METHODS[path], rule_of(path)
     for name in rule.names:
@@ -90,7 +91,7 @@ def test_the_rule_names_texts_of_the_request_that_say_whose_it_is(path: str) -> 
         assert rule == OPERATORS_ONLY
 
 
-@pytest.mark.parametrize("path", sorted(METHODS))
+@each_of("path", sorted(METHODS))
 def test_what_writes_needs_more_than_to_read(path: str) -> None:
     method, rule = METHODS[path].name, rule_of(path)
     if method.startswith(WRITES) or "IngestService" in path:

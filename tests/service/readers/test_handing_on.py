@@ -18,6 +18,7 @@ from tests.service.delivery.test_delivery import build, connect, wait_for
 from tests.service.readers.asking import writer_address
 from tests.service.test_refusals import METHODS, UNREADABLE
 from tests.spec.scenario import STEPS, scenario
+from tests.walks import each_of
 
 ENDLESS = ("/grpc.health.v1.Health/Watch",)
 REQUESTS = {"empty": b"", "unreadable": UNREADABLE}
@@ -49,7 +50,7 @@ def outcome(channel: grpc.Channel, method: str, request: bytes) -> Refusal | Non
 
 
 @pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=REQUESTS.keys())
-@pytest.mark.parametrize("method", [method for method, _, _ in METHODS] + ["/milepost.v1.NoService/Nope"])
+@each_of("method", [*(method for method, _, _ in METHODS), "/milepost.v1.NoService/Nope"])
 def test_every_method_ends_as_at_the_writer(
     service: Serving, writer: Stubs, method: str, request_bytes: bytes
 ) -> None:

@@ -16,6 +16,7 @@ from engine.errors import Violation
 from milepost.written_form import written_name
 from service.web.endpoints import methods
 from service.web.json_faults import Fault, parse
+from tests.walks import each_of
 
 LEVELS_MAX = 5
 PROBLEM = re.compile(r"^must be .*, not .|^is not a field of this message: ")
@@ -62,7 +63,7 @@ def fault_of(data: bytes, message: Message) -> Violation | None:
     return None
 
 
-@pytest.mark.parametrize("path", sorted(methods()))
+@each_of("path", sorted(methods()))
 def test_a_value_of_the_wrong_kind_is_refused_by_the_name_of_its_field(path: str) -> None:
     request = methods()[path].input_type
     faulty = 0

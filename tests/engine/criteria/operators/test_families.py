@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-import yaml
 
 from engine.backends.clickhouse.query import value_tests
 from engine.criteria import operators
@@ -30,6 +29,7 @@ from tests.oracle.generate import CriteriaDrawer
 from tests.oracle.palette import Chooser, draw_palette
 from tests.oracle.plans import resolved_test_passes
 from tests.oracle.values import passes
+from tests.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[4]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -47,8 +47,7 @@ def name_of(family: ModuleType) -> str:
 
 
 def fixture(family: ModuleType) -> dict[str, Any]:
-    text = (FIXTURES / f"{name_of(family)}.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
+    loaded: dict[str, Any] = read_yaml(FIXTURES / f"{name_of(family)}.yaml")
     return loaded
 
 
