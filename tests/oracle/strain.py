@@ -38,7 +38,11 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "KEPT_SHARE": (1, 1 << 20),
         "LOOKED_AT_SHARE": (1, 1 << 20),
     },
-    "engine.backends.local.events.tables": {"ALL_ROWS_MAX": (0, 3), "PENDING_ROWS_MAX": (1, 3)},
+    "engine.backends.local.events.tables": {
+        "ALL_ROWS_MAX": (0, 3),
+        "PARTS_AT_ONCE_MAX": (0, 3),
+        "PENDING_ROWS_MAX": (1, 3),
+    },
     "engine.backends.local.events.all_rows": {
         "SPARSE_SHARE": (0, 1 << 40),
         "DAYS_SORTED_FAST_MAX": (0, 3),
@@ -74,6 +78,7 @@ LIMITS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     },
     "engine.backends.local.events.select": {"PROBE_COST": (0, 1_000), "FEW_TIMES_MAX": (0, 2)},
     "engine.backends.local.events.sequence": {"_KEY_MAX": (0,)},
+    "engine.backends.local.events.by_value": {"ROWS_PER_VALUE_MIN": (0, 1 << 20)},
     "engine.backends.local.events.joined_rows": {"ROWS_PER_VALUE_MIN": (0, 1 << 20)},
     "engine.backends.local.events.columns": {"COMPARED_CODES_MAX": (0, 1)},
     "engine.backends.local.storage.bulk_hash": {"FEW_MESSAGES_MAX": (0,), "HASHED_AT_ONCE": (1, 2)},

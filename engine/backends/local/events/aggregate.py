@@ -16,7 +16,7 @@ from engine.backends.local.events.by_value import is_by_value, users_by_value
 from engine.backends.local.events.columns import NumberColumn, doubles_between, integers_between
 from engine.backends.local.events.decimals import MANTISSA_MAX, integer_bounds, powers_to_one_exponent
 from engine.backends.local.events.distinct import distinct_days, distinct_values
-from engine.backends.local.events.joined_rows import users_passing
+from engine.backends.local.events.joined_rows import JoinedRows
 from engine.backends.local.events.model import ResolvedEventMatch, RowCondition
 from engine.backends.local.events.part import Part
 from engine.backends.local.events.select import (
@@ -103,7 +103,7 @@ class _Counts:
         slots = max(part.record.user_max + 1 for part in parts)
         counts: Ints = np.zeros(slots, np.min_scalar_type(sum(part.record.peak for part in parts)))
         for part in parts:
-            _add_whole_part(counts, part)
+            add_whole_part(counts, part)
         users = np.flatnonzero(counts)
         if len(users) * DENSE_SHARE >= slots:
             return cls(None, smallest(counts))
@@ -141,7 +141,7 @@ def count_rows(parts: Sequence[Part], step: ResolvedEventMatch, universe: Univer
         universe.check()
         if universe.ids is None and step.selection.where is None and part.within(start, end):
             universe.looked_at += part.record.users
-            _add_whole_part(counts, part)
+            add_whole_part(counts, part)
             continue
         row_slots += (rows.row_slots for rows in selected((part,), step.selection, universe))
     if row_slots:
@@ -182,7 +182,8 @@ def _add_joined(
     for some in (lasting, [part for part in others if part.is_stored and part.has_times]):
         whole = [part for part in some if not part.has_tombstones]
         time = step.selection.time
-        users = users_passing(whole, where, time, universe.check) if len(whole) > 1 else None
+        rows = JoinedRows(whole, universe.check)
+        users = rows.users_passing(where, time) if len(whole) > 1 else None
         if users is None:
             continue
         universe.looked_at += sum(part.record.rows for part in whole)
@@ -211,7 +212,8 @@ def _add_ordered(
     return [part for part in others if id(part) not in taken]
 
 
-def _add_whole_part(counts: Ints, part: Part) -> None:
+def add_whole_part(counts: Ints, part: Part) -> None:
+    """Adds the rows of a part to the counts of dense ids."""
     if part.record.users * DENSE_SHARE >= len(counts):
         dense = part.dense_counts()
         counts[: len(dense)] += dense

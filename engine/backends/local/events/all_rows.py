@@ -19,7 +19,7 @@ from pyroaring import BitMap
 from engine.backends.local.events.columns import integers_between
 from engine.backends.local.events.decimals import integer_bounds
 from engine.backends.local.events.part import Part
-from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Uint32s, apply_at, runs
+from engine.backends.local.storage.arrays import Bools, Int64s, Ints, Positions, Uint32s, apply_at, runs
 from engine.backends.local.storage.bitmaps import bitmap_of, bitmap_of_mask
 from engine.criteria.ranges import Interval, TimeRange
 from engine.values import MICROS_PER_DAY, Micros
@@ -116,14 +116,18 @@ class RowsByDay:
         if not users:
             return cls(_NO_USERS, _NO_TIMES, _NO_TIMES, np.zeros(1, np.int64), 0)
         peak = max(sum(most for _, _, most in pieces) for _, pieces in groups)
-        joined = np.concatenate(times)
-        days = joined // MICROS_PER_DAY
+        return cls.in_order(np.concatenate(users), np.concatenate(times), peak)[0]
+
+    @classmethod
+    def in_order(cls, users: Uint32s, times: Int64s, peak: int) -> tuple[RowsByDay, Positions]:
+        """Some rows, at least one, and which of them each row of the result is."""
+        days = times // MICROS_PER_DAY
         first = int(days.min())
         days -= first
-        order = np.argsort(_of_two_bytes(days), kind="stable")
+        order = np.argsort(_of_few_bytes(days), kind="stable")
         days = days[order]
         offsets = runs(days)
-        return cls(np.concatenate(users)[order], joined[order], days[offsets[:-1]] + first, offsets, peak)
+        return cls(users[order], times[order], days[offsets[:-1]] + first, offsets, peak), order
 
     def users_between(self, start: Micros | None, end: Micros | None) -> list[Uint32s]:
         """The user of each row in [start, end)."""
@@ -135,6 +139,22 @@ class RowsByDay:
         whole, edges = self._days_between(start, end)
         at_edges = sum([int(self.offsets[day + 1] - self.offsets[day]) for day in edges])
         return int(whole.stop - whole.start) + at_edges
+
+    def mask_between(
+        self, start: Micros | None, end: Micros | None
+    ) -> tuple[slice, list[tuple[slice, Bools]]]:
+        """The rows of the days that may lie in [start, end), which follow each other; and for those among
+        them that may lie in it partly whether they do, counted from the first.
+        """
+        whole, edges = self._days_between(start, end)
+        rows = [slice(int(self.offsets[day]), int(self.offsets[day + 1])) for day in edges]
+        first = min([whole.start, *(some.start for some in rows)])
+        last = max([whole.stop, *(some.stop for some in rows)])
+        masks = [
+            (slice(some.start - first, some.stop - first), _within(self.times[some], start, end))
+            for some in rows
+        ]
+        return slice(first, last), masks
 
     def _days_between(self, start: Micros | None, end: Micros | None) -> tuple[slice, set[int]]:
         """The rows of the days that lie wholly in [start, end), and the days that may lie in it partly."""
@@ -182,9 +202,10 @@ class _LastCounted:
     last: _Counted | None = None
 
 
-def _of_two_bytes(days: Int64s) -> Ints:
-    """Days from 0 on, in two bytes if these hold them: sorted in linear time."""
-    return days.astype(np.uint16) if int(days.max()) < DAYS_SORTED_FAST_MAX else days
+def _of_few_bytes(days: Int64s) -> Ints:
+    """Days from 0 on, in one byte or two if these hold them: sorted in linear time."""
+    last = int(days.max())
+    return days.astype(np.min_scalar_type(last)) if last < DAYS_SORTED_FAST_MAX else days
 
 
 def _within(times: Int64s, start: Micros | None, end: Micros | None) -> Bools:

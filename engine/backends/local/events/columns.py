@@ -306,24 +306,34 @@ def at_rows(column: Column, rows: Positions | None) -> tuple[Positions | None, C
 
 def joined(pieces: Sequence[tuple[int, int, Column]], order: Positions) -> Column:
     """Joins the columns of consecutive sets of rows. Each column comes with the position of its first row and
-    its number of rows. `order` selects the rows of the result.
+    its number of rows. `order`: where each row of the result comes from.
     """
+    column = joined_in_order(pieces, len(order))
+    if column.positions is None:
+        return _chosen(column, None, order)
+    return _chosen(column, *reordered(column.positions, order))
+
+
+def joined_in_order(pieces: Sequence[tuple[int, int, Column]], rows: int) -> Column:
+    """As `joined`, all `rows` in the order in which they come."""
     columns = [column for _, _, column in pieces]
-    count = sum(map(len, columns))
-    positions: Positions | None = None
-    chosen = order
-    if count < len(order):
-        positions, chosen = reordered(_places_of_values(pieces), order)
+    positions = _places_of_values(pieces) if sum(map(len, columns)) < rows else None
     if all(isinstance(column, NumberColumn) for column in columns):
-        numbers = [column for column in columns if isinstance(column, NumberColumn)]
-        return _joined_numbers(numbers, positions, chosen)
+        return _joined_numbers([each for each in columns if isinstance(each, NumberColumn)], positions)
     if all(isinstance(column, TimeColumn) for column in columns):
         times = np.concatenate([column.times for column in columns if isinstance(column, TimeColumn)])
-        return TimeColumn(positions, times[chosen])
+        return TimeColumn(positions, times)
     dictionaries = [column for column in columns if isinstance(column, DictionaryColumn)]
     codes, values = joined_codes([(column.codes, column.entries.values) for column in dictionaries])
     entries = Entries(dictionaries[0].entries.kind, len(values), values=values)
-    return DictionaryColumn(positions, codes[chosen], entries)
+    return DictionaryColumn(positions, codes, entries)
+
+
+def _chosen(column: Column, positions: Positions | None, chosen: Positions) -> Column:
+    """Some of the values, in another order, at these positions."""
+    found = column.at(chosen)
+    found.positions = positions
+    return found
 
 
 def reordered(rows: Positions, order: Positions) -> tuple[Positions, Positions]:
@@ -346,16 +356,13 @@ def _places_of_values(pieces: Sequence[tuple[int, int, Column]]) -> Positions:
     )
 
 
-def _joined_numbers(
-    columns: Sequence[NumberColumn], positions: Positions | None, chosen: Positions
-) -> NumberColumn:
+def _joined_numbers(columns: Sequence[NumberColumn], positions: Positions | None) -> NumberColumn:
     pieces = [(column.mantissas, column.exponent) for column in columns if column.mantissas is not None]
     found = rescaled(pieces) if len(pieces) == len(columns) else None
     if found is not None:
         mantissas, exponent = found
-        return NumberColumn(positions, smallest(mantissas)[chosen], exponent, None)
-    doubles = np.concatenate([column.doubles for column in columns])
-    return NumberColumn.of(positions, doubles[chosen])
+        return NumberColumn(positions, smallest(mantissas), exponent, None)
+    return NumberColumn.of(positions, np.concatenate([column.doubles for column in columns]))
 
 
 def joined_codes(pieces: Iterable[tuple[Ints, Sequence[Hashable]]]) -> tuple[Ints, list[Any]]:

@@ -200,6 +200,10 @@ class Part:
         """The user of each row."""
         return self._derived(_ROW_USERS, lambda: np.repeat(self.users(), self.counts()))
 
+    def row_users_from(self, first: int) -> Uint32s:
+        """For each row its user, counted from a number on. Not cached."""
+        return np.repeat(self.users() + np.uint32(first), self.counts())
+
     @property
     def keeps_row_users(self) -> bool:
         """Whether the user of each row is in memory, or would stay there."""
@@ -381,6 +385,13 @@ class Part:
     def has_times(self) -> bool:
         """Whether the times are in memory."""
         return self._held is not None or self._loader.cache.has((self._holder, (STRUCTURE, _TIMES)))
+
+    def has_column(self, attribute: int, kind: Kind) -> bool:
+        """Whether the values of an attribute and kind are in memory, or there are none."""
+        tag = attribute, kind
+        return (
+            self._held is not None or not self._has_column(tag) or self._loader.cache.has((self._holder, tag))
+        )
 
     @property
     def has_tombstones(self) -> bool:

@@ -14,6 +14,7 @@ from engine.backends.local.events.all_rows import ALL_ROWS_MAX, AllRows, GroupRo
 from engine.backends.local.events.buffered_rows import Wanted
 from engine.backends.local.events.cache import ColumnCache, Keeping, Loader
 from engine.backends.local.events.checkpointing import TableCheckpoints
+from engine.backends.local.events.counts_of_all import CountOfAll
 from engine.backends.local.events.facts import (
     TableFacts,
     column_spans,
@@ -61,6 +62,8 @@ BRIEF_ROWS_MAX = 1 << 14
 FEW_PARTS_MAX = 32
 FEW_ROWS_READ_MAX = 1 << 12
 """Parts, and rows in them, that are read for everyone with the lock held."""
+PARTS_AT_ONCE_MAX = 1 << 9
+"""Parts, of all groups, that are copied with the lock held: a millisecond at most."""
 GROUPS_AT_ONCE = 4
 """Groups of which rows of a few users are found with the lock held, before others go first."""
 SHARED_ROWS_READ_MAX = 1 << 16
@@ -491,6 +494,25 @@ class EventTables:
         found = self._rows_of_groups(selection, None, read)
         with read.released():
             return AllRows.of_groups(selection.time.start, found, stride)
+
+    def count_of_all(self, step: ResolvedEventMatch, stride: int, read: Unshared) -> BitMap | None:
+        """The users that pass a count, as group × stride + dense id; None: there are too many parts to look
+        at with the lock held.
+        """
+        groups = range(len(self._groups))
+        for group in groups:
+            self._know_tables(group, (step.selection,), read)
+        with self._loader.newest() as txn:
+            with self._session(txn):
+                found = [self._parts(group, step.selection) for group in groups]
+                if sum(map(len, found)) > PARTS_AT_ONCE_MAX:
+                    return None
+                loader = self._loader.alongside(txn)
+                parts_of = [[part.as_now(loader) for part in parts] for parts in found]
+            with read.released():
+                users, looked_at = CountOfAll(parts_of, stride, step, read.check).passing()
+        read.looked_at += looked_at
+        return users
 
     def _rows_of_groups(
         self, selection: ResolvedSelection, known: Sequence[States] | None, read: Unshared

@@ -533,9 +533,13 @@ class AggregatePredicate(_EventsPredicate):
 
     def everyone_of_all(self, ordinals: Ordinals, read: Unshared) -> BitMap:
         rows = self._rows_of_all(ordinals, read)
-        if rows is None:
-            return super().everyone_of_all(ordinals, read)
-        return self._passing(rows, read)
+        if rows is not None:
+            return self._passing(rows, read)
+        found = None
+        # Of every name there are too many parts.
+        if self._step.aggregate is Aggregate.COUNT and self._step.selection.name is not None:
+            found = self._tables.count_of_all(self._step, ordinals.stride, read)
+        return super().everyone_of_all(ordinals, read) if found is None else found
 
     def among_all(self, ordinals: Ordinals, users: BitMap, read: Unshared) -> BitMap:
         rows = self._rows_of_all(ordinals, read) if len(users) > FEW_USERS_MAX else None

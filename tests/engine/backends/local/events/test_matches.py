@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pyroaring import BitMap
 
 from engine.backends.local.events import (
@@ -21,8 +22,10 @@ from engine.backends.local.events import (
     ResolvedSequence,
     SharedPart,
     aggregate_of_one_passes,
+    by_value,
     compaction,
     distinct,
+    joined_rows,
     part,
     select,
     sequence_of_one_passes,
@@ -31,11 +34,15 @@ from engine.backends.local.events import table as table_module
 from engine.backends.local.storage.store import Store
 from engine.backends.local.storage.turns import TakesLong, Unshared
 from engine.criteria import conditions
+from engine.criteria.model import Aggregate
 from engine.criteria.ranges import TimeRange
 from engine.values import kind_of
 from tests.engine.backends.local.events import brute, drawing
 from tests.engine.backends.local.events.checkpoints import stage
 from tests.engine.backends.local.events.conftest import GROUPS
+
+STRIDE = 1 << 18
+"""Room for the dense ids of a group."""
 
 ACTIONS = st.sampled_from(
     [
@@ -246,6 +253,43 @@ class TestAgainstBruteForce:
                 history.remove_before(floor)
         for step in steps:
             assert set(history.tables.match(0, step)) == brute.match(history.rows, 0, step)
+
+    @pytest.mark.parametrize("rows_per_value_min", [0, 16])
+    @given(
+        life=lives,
+        steps=st.lists(drawing.matches, min_size=1, max_size=3),
+        later=st.lists(drawing.time_ranges, max_size=3),
+    )
+    def test_counts_over_all_groups_at_every_stage(
+        self,
+        rows_per_value_min: int,
+        store: Store,
+        new_account: Callable[[], int],
+        life: list[tuple[list[EventRow], str]],
+        steps: list[ResolvedEventMatch],
+        later: list[TimeRange],
+    ) -> None:
+        """A question is asked again, as some of what it needs is kept from the second time on, and in other
+        windows.
+        """
+        counts = [replace(step, aggregate=Aggregate.COUNT) for step in steps]
+        asked = [
+            replace(step, selection=replace(step.selection, time=time))
+            for step in counts
+            for time in (step.selection.time, step.selection.time, *later)
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(by_value, "ROWS_PER_VALUE_MIN", rows_per_value_min)
+            patch.setattr(joined_rows, "ROWS_PER_VALUE_MIN", rows_per_value_min)
+            for history in stages(store, new_account(), life):
+                for step in asked:
+                    found = history.tables.count_of_all(step, STRIDE, Unshared())
+                    assert found is not None
+                    assert set(found) == {
+                        group * STRIDE + user
+                        for group in range(GROUPS)
+                        for user in brute.match(history.rows, group, step)
+                    }
 
     @given(
         life=lives,
