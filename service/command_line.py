@@ -6,8 +6,10 @@ import argparse
 import typing
 from collections.abc import Sequence
 from importlib import metadata
+from typing import NoReturn
 
 from engine.backends.settings import Declared
+from service.config_file import nearest
 from service.setting_values import choices_of
 
 DISTRIBUTION = "milepost-server"
@@ -26,9 +28,28 @@ def variable_of(name: str) -> str:
     return VARIABLE_PREFIX + name.upper()
 
 
-def parser_of(known: Sequence[Declared]) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults take one line: the usage of all flags would hide them."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2."""
+        mark = "" if message.endswith("?") else ";"
+        self.exit(2, f"{self.prog}: {message}{mark} --help lists the flags\n")
+
+    def read(self, arguments: Sequence[str]) -> dict[str, str | None]:
+        """The value of each flag. An unknown flag is refused with the nearest one that there is."""
+        found, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            known = [each for each in self._option_string_actions if each.startswith("--")]
+            what = "flag" if flag.startswith("-") else "flag or value of one"
+            self.error(f"{flag} is no {what}{nearest(flag, known)}")
+        return vars(found)
+
+
+def parser_of(known: Sequence[Declared]) -> Parser:
     """The parser of the service's command line, with a flag for each setting."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=DISTRIBUTION,
         description="Milepost: a gRPC service for customer journeys and audiences.",
         epilog=(

@@ -382,7 +382,7 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     file = _file_of(arguments, environment)
     in_file = _read_file(file)
     known = fields(_backend_of(arguments, environment, in_file))
-    flags = vars(parser_of(known).parse_args(arguments))
+    flags = parser_of(known).read(arguments)
     if file is not None:
         _check_file(file, in_file, known)
     given: dict[str, Any] = {}

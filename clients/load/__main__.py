@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a profile; the exit status, 1 when calls failed and 2 when nothing could be run."""
     options = _parser().parse_args(arguments)
     try:
-        measure = _measurement(options)
+        measured, measure = _measurement(options)
         with _service(options.target) as target:
             rows = measure(target)
     except (RunFailed, profile.BadProfile, MilepostError, OSError) as error:
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, MilepostError) and (hint := way_on(error)):
             print(f"load: {hint}", file=sys.stderr)
         return 2
+    print(measured)
     Console().print(_table(rows))
     return 1 if any(row.errors for row in rows) else 0
 
@@ -59,9 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measurement(options: argparse.Namespace) -> Callable[[str], list[Row]]:
-    """What to do with a service at an address. The profile is read first: a slip costs no start. Raises
-    BadProfile and RunFailed.
+def _measurement(options: argparse.Namespace) -> tuple[str, Callable[[str], list[Row]]]:
+    """What is measured, in words, and what to do with a service at an address. The profile is read first: a
+    slip costs no start. Raises BadProfile and RunFailed.
     """
     path = profile.find(options.profile)
     if path.suffix == ".json":
@@ -74,10 +75,11 @@ def _measurement(options: argparse.Namespace) -> Callable[[str], list[Row]]:
         _fill(target, account, used.customers)
         return runners.run_locust(used, target, account, options.calls)
 
-    return measure
+    pace = f"{used.calls_per_second:g} calls/s" if used.calls_per_second else "as fast as answers come"
+    return f"profile {path.stem}: {used.users} callers, {pace}, {used.seconds:g} s", measure
 
 
-def _of_one_call(options: argparse.Namespace, path: Path) -> Callable[[str], list[Row]]:
+def _of_one_call(options: argparse.Namespace, path: Path) -> tuple[str, Callable[[str], list[Row]]]:
     unused = ("account", "users", "calls_per_second", "calls")
     _refuse_unused(options, unused, f"{path} says whom it calls, and how many callers there are")
     call = runners.read_call(path)
@@ -87,7 +89,7 @@ def _of_one_call(options: argparse.Namespace, path: Path) -> Callable[[str], lis
         _fill(target, calls.ACCOUNT, ONE_CALL_CUSTOMERS)
         return run(call, target, options.seconds)
 
-    return measure
+    return f"{path.name}: one call, by {options.runner or 'h2load'}", measure
 
 
 def _refuse_unused(options: argparse.Namespace, names: Sequence[str], why: str) -> None:

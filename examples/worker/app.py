@@ -2,6 +2,8 @@
 
 WEBHOOK_SECRET=whsec_... python -m examples.worker.app 8080 members.sqlite
 
+examples/README.md has the steps that make the secret, the output and the connection.
+
 Each request is verified before it is read. Events arrive in order, and some of them again: `source` and `id`
 tell which. An event and its effect are written in one transaction, before the answer.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -278,6 +279,21 @@ def test_only_a_service_that_does_not_answer_may_have_to_be_started() -> None:
     assert way_on(Unavailable(code, "the service is stopping", reason="STORE_UNAVAILABLE")) == ""
 
 
+@pytest.mark.parametrize("written", ["[::1]", "%5B::1%5D"])
+def test_the_refusal_of_one_address_of_localhost_does_not_hide_who_listens_on_the_other(written: str) -> None:
+    """gRPC says only why the last address failed."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        last = f"ipv6:{written}:{port}: Failed to connect to remote host: Connection refused"
+        error = Unavailable(
+            grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses; last error: {last}"
+        )
+        said = way_on(error)
+    assert said.startswith(f"something listens on 127.0.0.1:{port}, but does not answer with gRPC as asked")
+    assert said.endswith(f"--target 127.0.0.1:{port} tells more")
+    assert way_on(error) == "is the service running? `milepost serve` starts one"
+
+
 def test_what_has_no_display_name_is_shown_by_its_id(fake: Fake) -> None:
     nameless = Milestone(name=f"{JOURNEY}/milestones/m1", audience="accounts/demo/audiences/a1")
     fake.answers["ListMilestones"] = lambda _: ListMilestonesResponse(milestones=[nameless])
@@ -344,6 +360,31 @@ def test_a_wrong_account_is_named_by_its_option_with_the_way_on(fake: Fake, comm
     way_on = "--create makes it" if command[0] == "import" else "`milepost account create dmo` creates it"
     assert result.stderr.endswith(f" {way_on}\n")
     assert result.stderr.count("\n") == 1
+    if command[0] == "import":
+        return
+    # The service does not tell a key of another account that there is one.
+    with_key = run(*command, "--account", "dmo", "--api-key", "secret")
+    assert with_key.stderr.endswith(
+        f" {way_on}, with an operator's key; a key of an account sees only its own: name that by --account\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("key create app", "--scope: give at least one of ingest, read, manage, admin, or --operator"),
+        (
+            "output create hooks --kind webhook --url https://example.com",
+            "--secret: an output of kind webhook needs one that you and the receiver know: --secret"
+            ' "whsec_$(openssl rand -base64 32)" makes one',
+        ),
+        ("output create hooks --kind webhook", "an output of kind webhook needs --url"),
+    ],
+)
+def test_an_option_that_is_missing_is_named_before_a_call(fake: Fake, command: str, said: str) -> None:
+    result = run(*command.split())
+    assert (result.exit_code, fake.requests) == (2, [])
+    assert said in " ".join(result.output.replace("│", " ").split())
 
 
 def test_version_is_that_of_the_installed_client(fake: Fake) -> None:

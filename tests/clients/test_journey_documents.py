@@ -157,6 +157,12 @@ def test_json_is_read_like_yaml() -> None:
                 ("milestones[1].children[0]", "needs exactly one of"),
             ],
         ),
+        # A value that could not be read is not missing as well.
+        (
+            "{journey: j, milestones: [{id: m, criteria: {all_of: {}}}, {id: r, remaining_users: yes}]}",
+            [("milestones[1].remaining_users", "must be true or false, not 'yes'")],
+        ),
+        ("{journey: j, milestones: [{id: m, criteria: 5}]}", [("milestones[0].criteria", "must be")]),
         (
             "{journey: j, milestones: [{id: r, remaining_users: true}, {id: m, criteria: {all_of: {}}}]}",
             [("milestones[0]", "remaining users must come last")],

@@ -40,7 +40,10 @@ def test_a_short_run_counts_its_calls_without_an_error(
 ) -> None:
     options = ["short", "--target", service.address, "--calls", str(CALLS), "--seconds", LONG_ENOUGH]
     assert main([*options, "--calls-per-second", "0"]) == 0
-    lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    printed = capsys.readouterr().out.splitlines()
+    used = profile.read(profile.find("short"))
+    assert printed[0] == f"profile short: {used.users} callers, as fast as answers come, {LONG_ENOUGH} s"
+    lines = [line.split("│")[1:-1] for line in printed if "│" in line]
     rows = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines if cells[1].strip()}
     assert set(rows) <= {name for name, _ in calls.CALLS.values()} | {"CheckMembership, not"}
     assert sum(int(counted.replace(",", "")) for counted, *_ in rows.values()) >= CALLS

@@ -146,6 +146,15 @@ def test_the_wrong_way_to_reach_a_service_that_runs_has_words_of_its_own(site: S
     with serving(tmp_path / "store", access_log="none", http_port=0) as plain:
         assert "leave out --tls and its files" in said(plain.address, "--tls")
         assert "is it --http-port of the service?" in said(f"{plain.application.http_address}")
+    with serving(
+        tmp_path / "encrypted",
+        access_log="none",
+        http_port=0,
+        tls_cert_file=site.file("server"),
+        tls_key_file=site.file("server-key"),
+    ) as encrypted:
+        hint = said(f"{encrypted.application.http_address}", "--tls-ca", site.file("ca"))
+        assert "that port encrypts, but does not answer with gRPC: is it --http-port" in hint
     # 3. Nothing is there.
     with socket.socket() as free:
         free.bind((HOST, 0))

@@ -80,6 +80,27 @@ def _kettle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "registration", {"kettle": kettle, "local": local}.__getitem__)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--log-fromat", "json"], "--log-fromat is no flag; did you mean --log-format?"),
+        (["--log-fromat=json"], "--log-fromat is no flag; did you mean --log-format?"),
+        (["--dta-dir", "x", "--port", "1"], "--dta-dir is no flag; did you mean --data-dir?"),
+        (["--hlep"], "--hlep is no flag; did you mean --help?"),
+        (["--zzzz"], "--zzzz is no flag;"),
+        (["stray"], "stray is no flag or value of one;"),
+        (["--port"], "argument --port: expected one argument;"),
+    ],
+)
+def test_a_slip_on_the_command_line_takes_one_line(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load(given, {})
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"milepost-server: {said} --help lists the flags\n"
+
+
 @pytest.mark.usefixtures("_kettle")
 def test_another_backend_brings_its_own_settings(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--store", "kettle:k", "--spouts", "3"]
@@ -90,8 +111,10 @@ def test_another_backend_brings_its_own_settings(capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit):
             load([*given, *refused], {})
     out, err = capsys.readouterr()
-    assert "unrecognized arguments: --groups 4" in err
-    assert "unrecognized arguments: --lids 2" in err
+    assert err.splitlines() == [
+        "milepost-server: --groups is no flag; did you mean --spouts? --help lists the flags",
+        "milepost-server: --lids is no flag; --help lists the flags",
+    ]
     assert "Spouts of a new kettle. (default: 2)" in " ".join(out.split())
     assert "--groups" not in out
     with pytest.raises(ConfigError, match="--spouts must be at least 1, got 0"):

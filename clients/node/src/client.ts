@@ -3,6 +3,7 @@
 import { create, equals, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import { Code, createClient, type Client as ServiceClient } from "@connectrpc/connect";
 import { randomUUID } from "node:crypto";
+import { requireSeveral } from "./arguments.js";
 import { BATCH_ROWS_MAX, type Sent } from "./batches.js";
 import { CoalescedChecks } from "./coalescing.js";
 import { isNotFound, MilepostError } from "./errors.js";
@@ -148,6 +149,7 @@ export class Client {
 
   /** Sends events in batches, and waits until all are stored or rejected. Rejected ones throw nothing. */
   async ingestEvents(events: Many<Event>, input: string, options: SendOptions = {}): Promise<Sent> {
+    requireSeveral("events", events);
     const [parent, name] = [this.names.account, this.names.input(input)];
     return await sendRows(
       EventSchema,
@@ -159,6 +161,7 @@ export class Client {
 
   /** Sends user updates in batches, and waits until all are stored or rejected. */
   async upsertUsers(users: Many<UserUpdate>, input: string, options: SendOptions = {}): Promise<Sent> {
+    requireSeveral("users", users);
     const [parent, name] = [this.names.account, this.names.input(input)];
     return await sendRows(
       UserUpdateSchema,
@@ -189,6 +192,7 @@ export class Client {
 
   /** Erases users. The revision of the answer includes it. */
   async deleteUsers(userIds: readonly string[]): Promise<string> {
+    requireSeveral("userIds", userIds);
     const { revision } = await this.ingest.deleteUsers({ parent: this.names.account, userIds: [...userIds] });
     return revision;
   }
@@ -251,6 +255,7 @@ export class Client {
     journeyId: string,
     { displayName = "", inputs = [] }: { displayName?: string; inputs?: readonly string[] } = {},
   ): Promise<Journey> {
+    requireSeveral("inputs", inputs);
     const named = inputs.map((input) => this.names.input(input));
     const asked = { name: this.names.journey(journeyId), displayName, inputs: named };
     return await this.#ensure(
@@ -272,7 +277,7 @@ export class Client {
 
   /**
    * A milestone, created if missing, and changed where it differs from what is given. Without criteria it takes the
-   * remaining users.
+   * remaining users. `parentMilestone` is of the same journey: its id, "journey/milestone", or its name.
    */
   async ensureMilestone(
     journey: string,
@@ -284,7 +289,7 @@ export class Client {
     const asked = {
       name: `${parent}/milestones/${milestoneId}`,
       displayName,
-      parentMilestone: parentMilestone === "" ? "" : this.names.target(parentMilestone),
+      parentMilestone: parentMilestone === "" ? "" : this.names.milestone(parentMilestone, journey),
       kind: criteria === undefined ? MilestoneKind.REMAINING_USERS : MilestoneKind.CRITERIA,
       ...(criteria === undefined ? {} : { criteria }),
     };
@@ -349,7 +354,7 @@ export class Client {
 
   /** The exact size of every intersection of 2-5 audiences or milestones. */
   async compareAudiences(targets: readonly string[], options: ReadOptions = {}): Promise<CompareAudiencesResponse> {
-    const audiences = targets.map((target) => this.names.target(target));
+    const audiences = this.names.targets(targets);
     return await this.audiences.compareAudiences({ audiences, ...read(options) });
   }
 
@@ -385,7 +390,8 @@ export class Client {
     targets: readonly string[],
     options: ReadOptions = {},
   ): Promise<Map<string, Set<string>>> {
-    const asked = targets.map((target) => this.names.target(target));
+    requireSeveral("userIds", userIds);
+    const asked = this.names.targets(targets);
     const { users } = await this.audiences.batchCheckMembership({
       parent: this.names.account,
       userIds: [...userIds],
@@ -479,6 +485,7 @@ export class Client {
     targets: Iterable<string>,
     options: { position?: string; progressInterval?: Length; attemptsMax?: number } = {},
   ): WatchTogether {
+    requireSeveral("targets", targets);
     const { position = "", progressInterval, attemptsMax = WATCH_ATTEMPTS_MAX } = options;
     const request = create(WatchMembershipRequestSchema, {
       start: { case: "position", value: position },
@@ -565,6 +572,8 @@ export class Client {
     },
   ): Promise<Connection> {
     const { target, output, identities = [], attributes = [], exitsOnDeactivation = false } = options;
+    requireSeveral("identities", identities);
+    requireSeveral("attributes", attributes);
     const asked = {
       name: this.names.connection(connectionId),
       audience: await this.audienceName(target),
@@ -681,7 +690,7 @@ function sendOptions({
 }
 
 function read({ asOf, atLeast = "" }: ReadOptions): { atLeast: string; asOf?: ReturnType<typeof toTimestamp> } {
-  return asOf === undefined ? { atLeast } : { atLeast, asOf: toTimestamp(asOf) };
+  return asOf === undefined ? { atLeast } : { atLeast, asOf: toTimestamp(asOf, "asOf") };
 }
 
 function precisionOf({ exact, maxRelativeError, timeBudget }: EstimateOptions) {

@@ -12,6 +12,7 @@
  * valid.
  */
 
+import { requireSeveral } from "./arguments.js";
 import { create, isMessage, type MessageInitShape } from "@bufbuild/protobuf";
 import {
   Aggregate,
@@ -69,6 +70,7 @@ export class Testable<Made> {
 
   /** Equal to one of at most 10,000 values. */
   oneOf(values: Iterable<Plain | Value>, options: TextOptions = {}): Made {
+    requireSeveral("values", values);
     return this.#passes({ case: "oneOf", value: { values: [...values].map(toValue) } }, options);
   }
 
@@ -189,6 +191,7 @@ export class Aggregated {
   }
 
   oneOf(values: Iterable<number>): Criteria {
+    requireSeveral("values", values);
     return this.#passes({ case: "oneOf", value: { values: [...values] } });
   }
 
@@ -319,6 +322,7 @@ export function event(
   if (length !== undefined && window !== undefined) {
     throw new TypeError("set `last` or `window`, not both");
   }
+  requireSeveral("inputs", inputs);
   const chosen = length === undefined ? window : last(length);
   return new Events(
     create(EventCriterionSchema, {

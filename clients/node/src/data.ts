@@ -10,6 +10,7 @@ import {
   type Event,
   type UserUpdate,
 } from "./gen/milepost/v1/data_pb.js";
+import { requireSeveral } from "./arguments.js";
 import { toAttributes, toTimestamp, type Plain } from "./values.js";
 
 /** The optional parts of an event. */
@@ -58,6 +59,8 @@ export function makeUserUpdate(
   attributes: Readonly<Record<string, Plain | null>> = {},
   { time, unset = [], identities = {}, consents = [], input = "" }: UserUpdateOptions = {},
 ): UserUpdate {
+  requireSeveral("unset", unset);
+  requireSeveral("consents", consents);
   return create(UserUpdateSchema, {
     userId,
     input,

@@ -7,12 +7,13 @@
 
 import { Code } from "@connectrpc/connect";
 import { setTimeout as sleep } from "node:timers/promises";
+import { requireSeveral } from "./arguments.js";
 import { MilepostError, toMilepostError, TooStaleError } from "./errors.js";
 import type { MembershipChange } from "./gen/milepost/v1/audience_pb.js";
 import type { ProgressMark, SnapshotEnd } from "./gen/milepost/v1/audience_service_pb.js";
 import { Backoff, isTemporary } from "./retrying.js";
 import { toDate, toMs, type Length } from "./values.js";
-import type { Watch, Watched } from "./watching.js";
+import { WATCH_ATTEMPTS_MAX, type Watch, type Watched } from "./watching.js";
 
 const READY_TIMEOUT_MS = 60_000;
 const PROGRESS_INTERVAL_MS = 250;
@@ -70,6 +71,8 @@ class Followed {
   cursor: bigint | undefined;
   epoch = "";
   error: MilepostError | undefined;
+  /** Attempts in a row after which nothing came. */
+  failures = 0;
   readonly #maxStalenessMs: number;
   #collecting: Set<string> | undefined;
   #changes: MembershipChange[] = [];
@@ -97,6 +100,7 @@ class Followed {
   /** Notes why the audience is not followed. Its state stays in use if that passes. */
   failed(error: MilepostError, passes: boolean): void {
     this.error = error;
+    this.failures += 1;
     if (!passes) {
       this.usableUntil = -Infinity;
     }
@@ -104,6 +108,7 @@ class Followed {
 
   /** Takes one update of the watch. True at a new state. */
   take(update: Watched): boolean {
+    this.failures = 0;
     switch (update.$typeName) {
       case "milepost.v1.SnapshotBegin":
         this.#collecting = new Set();
@@ -202,6 +207,7 @@ export class LocalChecks implements Disposable {
   /** See `Client.local`, which also waits for the members. */
   constructor(client: Follows, targets: readonly string[], options: LocalOptions = {}) {
     const { maxStaleness = Infinity, progressInterval = PROGRESS_INTERVAL_MS } = options;
+    requireSeveral("targets", targets);
     if (targets.length === 0) {
       throw new TypeError("expected at least one audience to follow");
     }
@@ -229,13 +235,16 @@ export class LocalChecks implements Disposable {
       if (first === undefined) {
         return this;
       }
-      const failed = waiting.find((each) => each.error !== undefined && !isTemporary(each.error, true));
+      const failed = waiting.find(
+        (each) => each.error !== undefined && (each.failures >= WATCH_ATTEMPTS_MAX || !isTemporary(each.error, true)),
+      );
       if (failed?.error !== undefined) {
         throw failed.error;
       }
       const left = deadline - performance.now();
       if (left <= 0) {
-        const message = `${first.name} is not followed after ${timeoutMs} ms`;
+        const reason = first.error === undefined ? "" : `: ${first.error.message}`;
+        const message = `${first.name} is not followed after ${timeoutMs} ms${reason}`;
         throw new MilepostError(message, Code.DeadlineExceeded, { info: { resource: first.name }, cause: first.error });
       }
       await this.#change(left);
@@ -261,6 +270,8 @@ export class LocalChecks implements Disposable {
 
   /** For each user the full names of those audiences that the user is in; each of them in one state. */
   checkMany(userIds: Iterable<string>, targets: Iterable<string>): Map<string, Set<string>> {
+    requireSeveral("userIds", userIds);
+    requireSeveral("targets", targets);
     const asked = [...targets].map((target) => this.#find(target));
     asked.forEach((each) => each.requireUsable());
     return new Map(

@@ -1,3 +1,5 @@
+import { requireSeveral } from "./arguments.js";
+
 /** Full names of resources from what callers write: ids in the client's account, or names. */
 export class Names {
   readonly #account: string;
@@ -50,6 +52,17 @@ export class Names {
     return at < 0
       ? `${this.account}/audiences/${given}`
       : `${this.account}/journeys/${given.slice(0, at)}/milestones/${given.slice(at + 1)}`;
+  }
+
+  /** Milestones and audiences, each as in `target`. */
+  targets(given: Iterable<string>): string[] {
+    requireSeveral("targets", given);
+    return [...given].map((each) => this.target(each));
+  }
+
+  /** A milestone given by its id in the journey, as "journey/milestone", or by name. */
+  milestone(given: string, journey: string): string {
+    return given.includes("/") ? this.target(given) : `${this.journey(journey)}/milestones/${given}`;
   }
 
   /** An output, given by name or id. */

@@ -9,6 +9,7 @@ import {
   type Duration,
   type Timestamp,
 } from "@bufbuild/protobuf/wkt";
+import { requireDate } from "./arguments.js";
 import { StringListSchema, ValueSchema, type Value } from "./gen/milepost/v1/value_pb.js";
 
 /** What is accepted as a value. */
@@ -84,8 +85,9 @@ export function toDuration(length: Length): Duration {
   return create(DurationSchema, { seconds: BigInt(seconds), nanos: Math.round((ms - seconds * 1_000) * 1_000_000) });
 }
 
-/** The message for an instant. */
-export function toTimestamp(moment: Date): Timestamp {
+/** The message for an instant. Throws a TypeError that names the argument for anything but a valid Date. */
+export function toTimestamp(moment: Date, argument = "time"): Timestamp {
+  requireDate(argument, moment);
   return timestampFromDate(moment);
 }
 

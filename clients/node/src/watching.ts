@@ -18,6 +18,7 @@ import {
 import { Backoff } from "./retrying.js";
 
 export const WATCH_ATTEMPTS_MAX = 10;
+const OPENED_HEADER = "milepost-stream";
 
 /** What a watch yields; `$typeName` tells which. */
 export type Watched = SnapshotBegin | MembershipSnapshot | SnapshotEnd | MembershipChange | ProgressMark;
@@ -25,7 +26,7 @@ export type Watched = SnapshotBegin | MembershipSnapshot | SnapshotEnd | Members
 /** Opens a call of WatchMembership. */
 export type OpenWatch = (
   request: WatchMembershipRequest,
-  options: { signal: AbortSignal },
+  options: { signal: AbortSignal; onHeader: (headers: Headers) => void },
 ) => AsyncIterable<WatchMembershipResponse>;
 
 /**
@@ -64,7 +65,7 @@ export class Watch implements AsyncIterable<Watched>, Disposable {
     const backoff = new Backoff({ attemptsMax: this.#attemptsMax });
     while (!this.#closed.signal.aborted) {
       try {
-        for await (const update of this.#updates()) {
+        for await (const update of this.#updates(backoff)) {
           backoff.succeeded();
           yield update;
         }
@@ -104,13 +105,13 @@ export class Watch implements AsyncIterable<Watched>, Disposable {
     }
   }
 
-  async *#updates(): AsyncGenerator<Watched> {
+  async *#updates(backoff: Backoff): AsyncGenerator<Watched> {
     const request = create(WatchMembershipRequestSchema, this.#request);
     if (this.cursor !== undefined) {
       request.start = { case: "cursor", value: this.cursor };
       request.epoch = this.epoch;
     }
-    for await (const { update, epoch } of this.#open(request, { signal: this.#closed.signal })) {
+    for await (const { update, epoch } of this.#open(request, callOptions(this.#closed.signal, backoff))) {
       this.epoch = epoch;
       switch (update.case) {
         case "snapshotBegin":
@@ -194,7 +195,7 @@ export class WatchTogether implements AsyncIterable<WatchedTogether>, Disposable
     const backoff = new Backoff({ attemptsMax: this.#attemptsMax });
     while (this.#targets.size > 0 && !this.#closed.signal.aborted) {
       try {
-        for await (const update of this.#updates()) {
+        for await (const update of this.#updates(backoff)) {
           backoff.succeeded();
           yield update;
         }
@@ -218,11 +219,11 @@ export class WatchTogether implements AsyncIterable<WatchedTogether>, Disposable
     this.close();
   }
 
-  async *#updates(): AsyncGenerator<WatchedTogether> {
+  async *#updates(backoff: Backoff): AsyncGenerator<WatchedTogether> {
     const request = create(WatchMembershipRequestSchema, this.#request);
     request.audiences = [...this.#targets.keys()];
     request.start = this.position === "" ? { case: "snapshot", value: true } : { case: "position", value: this.position };
-    for await (const message of this.#open(request, { signal: this.#closed.signal })) {
+    for await (const message of this.#open(request, callOptions(this.#closed.signal, backoff))) {
       const { audience, epoch, requestedName } = message;
       const target = this.#targets.get(requestedName) ?? requestedName;
       if (message.position !== "") {
@@ -275,6 +276,18 @@ export class WatchTogether implements AsyncIterable<WatchedTogether>, Disposable
     const known = this.#reached.get(name);
     return known?.epoch !== epoch || sequence > known.sequence;
   }
+}
+
+/** A service that opens a watch says so before there is anything to say: attempts count anew then. */
+function callOptions(signal: AbortSignal, backoff: Backoff): { signal: AbortSignal; onHeader: (headers: Headers) => void } {
+  return {
+    signal,
+    onHeader: (headers) => {
+      if (headers.has(OPENED_HEADER)) {
+        backoff.succeeded();
+      }
+    },
+  };
 }
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {

@@ -29,6 +29,53 @@ after(async () => {
   await service.stop();
 });
 
+test("one in the place of several, and what is no Date, are TypeErrors with the argument", async () => {
+  const odd = (value: unknown): never => value as never;
+  const several: [string, () => unknown][] = [
+    ["targets", () => client.compareAudiences(odd("j/m"))],
+    ["targets", () => client.checkMany(["ann"], odd("j/m"))],
+    ["userIds", () => client.checkMany(odd("j/m"), ["j/m"])],
+    ["targets", () => client.watchTogether(odd("j/m"))],
+    ["targets", () => client.local(odd("j/m"))],
+    ["userIds", () => client.deleteUsers(odd("j/m"))],
+    ["inputs", () => client.ensureJourney("j", { inputs: odd("j/m") })],
+    ["events", () => client.ingestEvents(odd("j/m"), INPUT)],
+    ["users", () => client.upsertUsers(odd("j/m"), INPUT)],
+    ["identities", () => client.ensureConnection("c", { target: "x", output: "o", identities: odd("j/m") })],
+    ["unset", () => makeUserUpdate("ann", {}, { unset: odd("j/m") })],
+    ["values", () => attribute("tier").oneOf(odd("j/m"))],
+    ["inputs", () => event("buy", { inputs: odd("j/m") })],
+  ];
+  for (const [argument, call] of several) {
+    await assert.rejects(async () => await call(), {
+      name: "TypeError",
+      message: `${argument}: expected several in an array, not string "j/m": write ["j/m"]`,
+    });
+  }
+  const dates: [string, string, () => unknown][] = [
+    ["time", 'string "today"', () => makeEvent("ann", "buy", odd("today"))],
+    ["time", "number 5", () => makeUserUpdate("ann", {}, { time: odd(5) })],
+    ["time", "Date", () => makeEvent("ann", "buy", new Date("soon"))],
+    ["asOf", 'string "today"', () => client.check("ann", "j/m", { asOf: odd("today") })],
+  ];
+  for (const [argument, came, call] of dates) {
+    await assert.rejects(async () => await call(), {
+      name: "TypeError",
+      message: `${argument}: expected a valid Date, not ${came}`,
+    });
+  }
+});
+
+test("a parent is given by its id in the journey, or by more", async () => {
+  await client.ensureJourney("nested");
+  await client.ensureMilestone("nested", "top", { criteria: event("buy").happened() });
+  const name = `${client.names.account}/journeys/nested/milestones/top`;
+  for (const [index, parentMilestone] of ["top", "nested/top", name].entries()) {
+    const made = await client.ensureMilestone("nested", `m${index}`, { criteria: event("visit").happened(), parentMilestone });
+    assert.equal(made.parentMilestone, name);
+  }
+});
+
 test("a first journey, as on the page", async () => {
   const now = Date.now();
   const sent = await client.ingestEvents(

@@ -110,7 +110,8 @@ class ServiceOptions:
                 if _has_account(client):
                     error.near = nearest_resource(client, error.metadata.get("resource", ""))
                     raise
-                print(f"milepost: {no_account(client)} {creates_account(client.account_id)}", file=sys.stderr)
+                hint = creates_account(client.account_id, with_key=bool(self.api_key))
+                print(f"milepost: {no_account(client)} {hint}", file=sys.stderr)
                 raise typer.Exit(1) from error
 
     def _tls(self) -> TLS | bool:

@@ -17,7 +17,7 @@ from milepost.cli.option_groups import grouped
 from milepost.cli.parameters import DisplayName, Etag, changes, faults_by_option, given
 from milepost.cli.text import moment, number
 from milepost.cli.words import choice, value_of, word_of, words_of
-from milepost.v1.account_pb2 import ApiKey, Scope
+from milepost.v1.account_pb2 import SCOPE_OPERATOR, ApiKey, Scope
 from milepost.v1.account_service_pb2 import CreateApiKeyResponse, RotateApiKeyResponse
 
 SHOWN_ONCE = "The secret is shown only now. Send it with every call, for example in MILEPOST_API_KEY."
@@ -91,6 +91,9 @@ def create(
     account: AccountOptions,
 ) -> None:
     """Create a key. Its secret is shown only once."""
+    if not operator and not chosen.scope:
+        words = ", ".join(word for word in words_of(Scope) if word != word_of(Scope, SCOPE_OPERATOR))
+        raise typer.BadParameter(f"give at least one of {words}, or --operator", param_hint="--scope")
     with account.open() as client, faults_by_option():
         made = client.create_api_key(key, operator=operator, **_fields(given(chosen)))
         show_secret(made, as_json=as_json)

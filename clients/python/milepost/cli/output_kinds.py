@@ -126,6 +126,11 @@ OPTIONAL = frozenset(
 )
 """Fields that an output may do without."""
 
+_NEEDS_SECRET = (
+    "an output of kind webhook needs one that you and the receiver know:"
+    ' --secret "whsec_$(openssl rand -base64 32)" makes one'
+)
+
 _ENUMS = {"mode": ContentMode, "sasl_mechanism": SaslMechanism}
 
 kind_option = partial(typer.Option, parser=one_of(list(KINDS)), metavar=choice(list(KINDS)))
@@ -151,6 +156,12 @@ def kind_from(kind: str, address: Address, known: Output | None = None) -> Outpu
     if lacking:
         raise typer.BadParameter(f"an output of kind {kind} needs {' and '.join(lacking)}")
     return cast(OutputKind, message)
+
+
+def require_secret(kind: str, address: Address) -> None:
+    """Raises BadParameter for a new webhook without a secret."""
+    if kind == "webhook" and address.secret is None:
+        raise typer.BadParameter(_NEEDS_SECRET, param_hint="--secret")
 
 
 def address_text(output: Output) -> str:

@@ -12,7 +12,7 @@ from milepost.cli.answers import AsJson, Facts, show_many, show_one
 from milepost.cli.asking import to_length
 from milepost.cli.calling import AccountOptions, Group
 from milepost.cli.option_groups import grouped
-from milepost.cli.output_kinds import Address, address_text, kind_from, kind_option
+from milepost.cli.output_kinds import Address, address_text, kind_from, kind_option, require_secret
 from milepost.cli.parameters import (
     DisplayName,
     Etag,
@@ -64,6 +64,7 @@ def create(
 ) -> None:
     """Create an output, like `milepost output create files --kind file --path exports`."""
     message = kind_from(kind, address)
+    require_secret(kind, address)
     with account.open() as client, faults_by_option():
         made = client.create_output(output, message, display_name=display_name or "")
         show_one(made, _facts, as_json=as_json)
@@ -95,6 +96,8 @@ def edit(
         refuse_without_change("display_name", "kind", *Address.__dataclass_fields__)
     with account.open() as client, faults_by_option():
         known = client.get_output(output)
+        if kind is not None and kind != kind_of(known):
+            require_secret(kind, address)
         changed = client.update_output(
             output,
             kind=kind_from(kind or kind_of(known), address, known) if moves else None,

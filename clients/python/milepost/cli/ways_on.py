@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import socket
+
 from milepost import names
 from milepost.cli.defaults import account_option
 from milepost.errors import AlreadyExists, MilepostError, NotFound, Unavailable
@@ -56,6 +59,11 @@ _UNREACHED = (
         "Failed parsing HTTP/2",
         "that port answers, but not with gRPC: is it --http-port of the service? --target takes that of gRPC",
     ),
+    (
+        "missing selected ALPN property",
+        "that port encrypts, but does not answer with gRPC: is it --http-port of the service? --target takes"
+        " that of gRPC",
+    ),
     ("WRONG_VERSION_NUMBER", "that port does not encrypt: leave out --tls and its files"),
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -69,6 +77,9 @@ _UNREACHED = (
     ("Domain name not found", "no host has that name: --target is HOST:PORT"),
 )
 """What gRPC says of a connection that it did not get, and what to do."""
+_REFUSED_IPV6 = re.compile(r"ipv6:(?:\[|%5B)::1(?:\]|%5D):(\d+): .*Connection refused")
+"""gRPC says only why the last address of a host failed. Where `localhost` has two, the reason is hidden."""
+_PROBE_SECONDS = 1.0
 
 
 def way_on(error: MilepostError) -> str:
@@ -92,9 +103,14 @@ def way_on(error: MilepostError) -> str:
     return _HINTS.get(error.reason, "")
 
 
-def creates_account(account_id: str) -> str:
-    """The command that creates an account."""
-    return f"`milepost account create {account_id}` creates it"
+def creates_account(account_id: str, *, with_key: bool = False) -> str:
+    """The command that creates an account. `with_key`: the call had a key, which the service may know to be
+    another account's. It does not say so.
+    """
+    created = f"`milepost account create {account_id}` creates it"
+    if not with_key:
+        return created
+    return f"{created}, with an operator's key; a key of an account sees only its own: name that by --account"
 
 
 def _unreached(message: str) -> str:
@@ -103,7 +119,23 @@ def _unreached(message: str) -> str:
     has_been_connected = "Socket closed" in message and _NO_CONNECTION not in message
     if found and not has_been_connected:
         return found[0]
+    refused = _REFUSED_IPV6.search(message)
+    if refused is not None and _listens(int(refused[1])):
+        address = f"127.0.0.1:{refused[1]}"
+        return (
+            f"something listens on {address}, but does not answer with gRPC as asked: is it --http-port of"
+            f" the service, or does only one side use --tls? --target {address} tells more"
+        )
     return "is the service running? `milepost serve` starts one"
+
+
+def _listens(port: int) -> bool:
+    """Whether something takes connections at that port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), _PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _existing(name: str) -> str:

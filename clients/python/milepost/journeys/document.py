@@ -193,7 +193,10 @@ class _Checker:
             if milestone.id and milestone.id in self._seen:
                 self._fault(f"{place}.id", f"{milestone.id!r} is used twice")
             self._seen.add(milestone.id)
-            if milestone.HasField("criteria") is milestone.remaining_users:
+            was_read = not any(
+                self._was_faulty(f"{place}.{each}") for each in ("criteria", "remaining_users")
+            )
+            if was_read and milestone.HasField("criteria") is milestone.remaining_users:
                 self._fault(place, "needs exactly one of `criteria` and `remaining_users: true`")
             if milestone.remaining_users and (index == 0 or index < len(split) - 1):
                 self._fault(place, "remaining users must come last, after a sibling with criteria")
@@ -205,9 +208,14 @@ class _Checker:
 
     def _fault(self, path: str, problem: str) -> None:
         """What has a fault was not read: it is not found missing as well."""
-        place = f"{self._path}.{path}" if self._path else path
-        if place not in self._known:
-            self._reader.fault(place, problem)
+        if not self._was_faulty(path):
+            self._reader.fault(self._place(path), problem)
+
+    def _was_faulty(self, path: str) -> bool:
+        return self._place(path) in self._known
+
+    def _place(self, path: str) -> str:
+        return f"{self._path}.{path}" if self._path else path
 
 
 # --- document → text ----------------------------------------------------------------------------------------
