@@ -18,11 +18,11 @@ class CannotListen(OSError):
 
 
 def cannot_listen(host: str, port: int, error: Exception, *, served: str = "") -> CannotListen:
-    """The error of an address that cannot be had. `served` is what is served on it, as in its settings: http,
-    metrics, or "" for gRPC.
+    """The error of an address that cannot be had. `served` is what is served on it: HTTP, metrics, or "" for
+    gRPC. In lower case it begins the names of its settings.
     """
     reason = getattr(error, "strerror", None) or error
-    prefix = f"--{served}-" if served else "--"
+    prefix = f"--{served.lower()}-" if served else "--"
     way_on = f"{prefix}port names another port, 0 a free one"
     if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
         way_on = f"{prefix}host names an address of this machine"

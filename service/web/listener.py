@@ -162,7 +162,7 @@ def listening(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for each in found:
             each.close()
-        raise cannot_listen(host, port, error, served="http") from error
+        raise cannot_listen(host, port, error, served="HTTP") from error
     return found
 
 

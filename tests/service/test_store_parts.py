@@ -315,7 +315,7 @@ def test_commands_print_the_same_message(
         else:
             message = message_of(row, store, part, with_lock=False)
             assert message.match(refused.value.message), refused.value.message
-    assert list(new.iterdir()) == []
+    assert not new.exists()
 
 
 # --- the ways back ------------------------------------------------------------------------------------------
