@@ -71,30 +71,37 @@ class Backups:
         if not backup_id:
             raise InvalidInput.one("backup_id", "is required")
         directory = self._directory / chosen_or_made_id(backup_id, "backup_id")
-        if directory.exists():
-            raise AlreadyExists(f"backup {backup_id}")
         if not self._writing.acquire(blocking=False):
             raise Aborted(
                 "another backup is being written; try again once it is done", reason="BACKUP_UNDER_WAY"
             )
+        try:
+            if directory.exists():
+                raise AlreadyExists(f"backup {backup_id}")
+            record = _Record(store_id=store_id, revision=revision, create_time=self._clock())
+            return self._written(store, directory, record, may_go_on)
+        finally:
+            self._writing.release()
+
+    def _written(
+        self, store: Upkeep, directory: Path, record: _Record, may_go_on: Callable[[], None]
+    ) -> Backup:
         began = time.monotonic()
         try:
-            record = _Record(store_id=store_id, revision=revision, create_time=self._clock())
             with _unfinished_in(self._directory) as unfinished:
                 store.snapshot(unfinished, may_go_on)
                 _write_record(unfinished / RECORD_FILE, record)
                 may_go_on()
+                # Before others can delete it.
+                made = _backup(unfinished, directory)
                 unfinished.rename(directory)
         except MilepostError as error:
             _logger.warning("backup failed", backup=directory.name, reason=error.reason, error=error.message)
             raise
-        finally:
-            self._writing.release()
-        made = _backup(directory)
         _logger.info(
             "backup written",
             backup=directory.name,
-            revision=revision,
+            revision=made.revision,
             size_bytes=made.size_bytes,
             seconds=round(time.monotonic() - began, 3),
         )
@@ -141,7 +148,7 @@ class Backups:
         for directory in self._given.iterdir():
             if is_id(directory.name) and directory.is_dir():
                 try:
-                    yield _backup(directory)
+                    yield _backup(directory, directory)
                 except FileNotFoundError:
                     # Deleted meanwhile.
                     continue
@@ -153,12 +160,13 @@ def check_backup_dir(backup_dir: Path) -> None:
         pass
 
 
-def _backup(directory: Path) -> Backup:
-    record = _record(directory)
+def _backup(content: Path, directory: Path) -> Backup:
+    """The backup with the content of a directory, which is in `directory` or will be."""
+    record = _record(content)
     return Backup(
         name=f"backups/{directory.name}",
         directory=directory,
-        size_bytes=sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()),
+        size_bytes=sum(file.stat().st_size for file in content.rglob("*") if file.is_file()),
         create_time=record.create_time,
         store_id=record.store_id,
         revision=record.revision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,11 @@ from typing import Any
 import grpc
 import pytest
 
+from engine.backends.base import upkeep_of
 from engine.backends.local.backend import LocalBackend
+from engine.engine import Engine
+from engine.errors import AlreadyExists
+from engine.resources.paging import Pages
 from milepost.v1.admin_service_pb2 import (
     Backup,
     CreateBackupRequest,
@@ -19,7 +24,7 @@ from milepost.v1.admin_service_pb2 import (
     GetServerInfoRequest,
     ListBackupsRequest,
 )
-from service.backups import RECORD_FILE
+from service.backups import RECORD_FILE, Backups
 from tests.harness import EVENTUALLY_S, POLL_S, Serving, eventually, read_refusal, refusal_of, serving
 
 CALLERS = 8
@@ -129,6 +134,46 @@ def test_one_backup_is_written_at_a_time(service: Serving, monkeypatch: pytest.M
     assert first.result().backup.name == "backups/first"
     assert create(service, "second").name == "backups/second"
     assert on_disk(service) == ["first", "second"]
+
+
+def test_a_backup_that_is_deleted_at_once_was_made(service: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another call, before the one that made it is answered."""
+    rename = Path.rename
+
+    def and_delete(path: Path, target: Path) -> Path:
+        made = rename(path, target)
+        if target.name == "first":
+            shutil.rmtree(target)
+        return made
+
+    monkeypatch.setattr(Path, "rename", and_delete)
+    made = create(service, "first")
+    assert (made.name, made.size_bytes > 0) == ("backups/first", True)
+    assert on_disk(service) == []
+
+
+def test_of_two_backups_with_one_id_one_is_made(tmp_path: Path) -> None:
+    """Also when the other one is done just before this one begins."""
+    engine = Engine(LocalBackend.in_memory())
+    pages = Pages(engine.signer, engine.limits.page_token_bytes_max)
+    backups = Backups(tmp_path, pages, lambda: 0)
+
+    class Turn:
+        """The other one is written before this one has its turn."""
+
+        def acquire(self, *, blocking: bool) -> bool:
+            (tmp_path / "same").mkdir()
+            (tmp_path / "same" / RECORD_FILE).write_text("{}")
+            return True
+
+        def release(self) -> None:
+            pass
+
+    backups._writing = Turn()  # type: ignore[assignment]
+    with pytest.raises(AlreadyExists, match="backup same"):
+        backups.create(upkeep_of(engine.backend), "same", store_id="s", revision=0, may_go_on=lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["same"]
+    engine.close()
 
 
 def cancelled(call: Any) -> None:
