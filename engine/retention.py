@@ -66,30 +66,25 @@ class Retention:
             raise failures[0]
 
     def _remove(self, name: str) -> None:
-        before, removals = self._before(name), 0
-        if before is None:
+        known = self._repository.find(Account, name)
+        if known is None or not known.event_retention:
             return
+        before, removals = self._oldest_kept(known), 0
         for names in self._backend.events_before(name, before):
             # A change of the retention waits for one removal at most, and the old one removes nothing after
             # the call has returned.
             with self._repository.writing():
-                latest = self._before(name)
-                if latest is None or latest < before:
+                account = self._repository.find(Account, name)
+                if account is None or not account.event_retention or self._oldest_kept(account) < before:
                     break
+                # Before removing, so that a concurrent reader can detect afterwards that events were removed.
+                self._exact_since[name] = max(self.exact_since(name), before + account.event_retention)
                 self._backend.remove_events(name, before, names)
             removals += 1
         if removals:
             _log.info("events removed", extra={"account": name, "before": before, "removals": removals})
 
-    def _before(self, name: str) -> Micros | None:
-        """The instant before which events of an account are removed. None: none are. Answers are exact only
-        from then on.
-        """
-        account = self._repository.find(Account, name)
-        if account is None or not account.event_retention:
-            return None
+    def _oldest_kept(self, account: Account) -> Micros:
+        """The instant before which events of an account with a retention are removed."""
         oldest = self._settled() - account.event_retention - PAST_QUESTIONS_MICROS
-        before = oldest // MICROS_PER_DAY * MICROS_PER_DAY
-        # Set before removing, so that a concurrent reader can detect afterwards that events were removed.
-        self._exact_since[name] = max(self.exact_since(name), before + account.event_retention)
-        return before
+        return oldest // MICROS_PER_DAY * MICROS_PER_DAY

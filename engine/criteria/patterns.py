@@ -67,7 +67,7 @@ def findings(
 
 
 def _patterns_in(criterion: Criterion, levels: int) -> Iterator[Text]:
-    """The tests that run on RE2, in reading order, down to so many levels: deeper ones are refused."""
+    """The tests that run on RE2, in reading order, in at most `levels` levels: deeper ones are refused."""
     for test in _TESTS.visit(criterion, levels):
         if isinstance(test, Text) and test.is_compiled:
             yield test

@@ -308,7 +308,7 @@ class Live:
         retry_after_s: float,
         now: Micros | None = None,
     ) -> dict[str, MilepostError]:
-        """Rounds over the due journeys of some accounts; `turn` is told of how many."""
+        """Rounds over the due journeys of some accounts. `turn` makes the turn for that many accounts."""
         due = self.due(includes)
         journeys = self._in_order(
             [j for j in due if not self._failures.is_waiting(self._states.of(j), retry_after_s)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -141,16 +142,9 @@ class AsyncConnectionMethods(AsyncClientBase):
         case as SHA-256. With `kinds` only changes of these kinds are sent. `exits_on_deactivation` sends the
         exit of every member after the connection is deactivated.
         """
-        require_several(
-            identities=identities,
-            attributes=attributes,
-            hashed_identities=hashed_identities,
-            hashed_attributes=hashed_attributes,
-            kinds=kinds,
-        )
-        created = Connection(
-            audience=await self.audience_name(target),
-            output=self.output_name(output),
+        created = await self._connection(
+            target,
+            output,
             identities=identities,
             attributes=attributes,
             hashed_identities=hashed_identities,
@@ -166,6 +160,24 @@ class AsyncConnectionMethods(AsyncClientBase):
             request_id=request_id,
         )
         return (await self.write(self.connections.CreateConnection, request)).connection
+
+    async def _connection(
+        self,
+        target: str,
+        output: str,
+        *,
+        batching: Batching | None,
+        exits_on_deactivation: bool,
+        **several: Any,
+    ) -> Connection:
+        require_several(**several)
+        return Connection(
+            audience=await self.audience_name(target),
+            output=self.output_name(output),
+            batching=batching,
+            exits_on_deactivation=exits_on_deactivation,
+            **several,
+        )
 
     async def get_connection(self, connection: str) -> Connection:
         """A connection, given by id or name."""
@@ -237,17 +249,9 @@ class AsyncConnectionMethods(AsyncClientBase):
 
         Raises InvalidArgument when it has another audience or output: they cannot change.
         """
-        require_several(
-            identities=identities,
-            attributes=attributes,
-            hashed_identities=hashed_identities,
-            hashed_attributes=hashed_attributes,
-            kinds=kinds,
-        )
-        asked = Connection(
-            name=names.connection(self.account_id, connection_id),
-            audience=await self.audience_name(target),
-            output=self.output_name(output),
+        asked = await self._connection(
+            target,
+            output,
             identities=identities,
             attributes=attributes,
             hashed_identities=hashed_identities,
@@ -256,6 +260,7 @@ class AsyncConnectionMethods(AsyncClientBase):
             batching=batching,
             exits_on_deactivation=exits_on_deactivation,
         )
+        asked.name = names.connection(self.account_id, connection_id)
 
         async def update(mask: FieldMask) -> Connection:
             request = UpdateConnectionRequest(connection=asked, update_mask=mask)

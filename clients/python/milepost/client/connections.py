@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -141,16 +142,9 @@ class ConnectionMethods(ClientBase):
         case as SHA-256. With `kinds` only changes of these kinds are sent. `exits_on_deactivation` sends the
         exit of every member after the connection is deactivated.
         """
-        require_several(
-            identities=identities,
-            attributes=attributes,
-            hashed_identities=hashed_identities,
-            hashed_attributes=hashed_attributes,
-            kinds=kinds,
-        )
-        created = Connection(
-            audience=self.audience_name(target),
-            output=self.output_name(output),
+        created = self._connection(
+            target,
+            output,
             identities=identities,
             attributes=attributes,
             hashed_identities=hashed_identities,
@@ -166,6 +160,24 @@ class ConnectionMethods(ClientBase):
             request_id=request_id,
         )
         return self.write(self.connections.CreateConnection, request).connection
+
+    def _connection(
+        self,
+        target: str,
+        output: str,
+        *,
+        batching: Batching | None,
+        exits_on_deactivation: bool,
+        **several: Any,
+    ) -> Connection:
+        require_several(**several)
+        return Connection(
+            audience=self.audience_name(target),
+            output=self.output_name(output),
+            batching=batching,
+            exits_on_deactivation=exits_on_deactivation,
+            **several,
+        )
 
     def get_connection(self, connection: str) -> Connection:
         """A connection, given by id or name."""
@@ -236,17 +248,9 @@ class ConnectionMethods(ClientBase):
 
         Raises InvalidArgument when it has another audience or output: they cannot change.
         """
-        require_several(
-            identities=identities,
-            attributes=attributes,
-            hashed_identities=hashed_identities,
-            hashed_attributes=hashed_attributes,
-            kinds=kinds,
-        )
-        asked = Connection(
-            name=names.connection(self.account_id, connection_id),
-            audience=self.audience_name(target),
-            output=self.output_name(output),
+        asked = self._connection(
+            target,
+            output,
             identities=identities,
             attributes=attributes,
             hashed_identities=hashed_identities,
@@ -255,6 +259,7 @@ class ConnectionMethods(ClientBase):
             batching=batching,
             exits_on_deactivation=exits_on_deactivation,
         )
+        asked.name = names.connection(self.account_id, connection_id)
 
         def update(mask: FieldMask) -> Connection:
             request = UpdateConnectionRequest(connection=asked, update_mask=mask)

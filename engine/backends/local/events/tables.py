@@ -504,9 +504,11 @@ class EventTables:
             self._know_tables(group, (step.selection,), read)
         with self._loader.newest() as txn:
             with self._session(txn):
-                found = [self._parts(group, step.selection) for group in groups]
-                if sum(map(len, found)) > PARTS_AT_ONCE_MAX:
-                    return None
+                found: list[list[Part]] = []
+                for group in groups:
+                    found.append(self._parts(group, step.selection))
+                    if sum(map(len, found)) > PARTS_AT_ONCE_MAX:
+                        return None
                 loader = self._loader.alongside(txn)
                 parts_of = [[part.as_now(loader) for part in parts] for parts in found]
             with read.released():

@@ -74,7 +74,7 @@ class EmbeddedMemberships(StoredMemberships[Account], Plans):
 
     def _pool(self, watched: Watched, account: Account, as_of: Micros) -> Pool:
         """The answers that the scopes of an account share in a round."""
-        # The pool keeps the account, so that nothing else gets its name.
+        # The pool holds the account, so no other object has its id meanwhile.
         return watched.once(id(account), lambda: Pool(account, as_of, watched))
 
     def _first_root(

@@ -101,7 +101,7 @@ class Watched(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self._made: dict[object, Any] = {}
-        # It ends what it has begun with the round, which it therefore refers to.
+        # What is made may refer to this object, and would be a cycle for the garbage collector.
         self.callback(self._made.clear)
         self._open: dict[int, tuple[People, ChangedUsers]] = {}
         self._begun: dict[tuple[LateUsers, int], tuple[Sequence[BitMap], Begun[Any]]] = {}
